@@ -1,0 +1,412 @@
+"""The nouns of hfx: what hooks take and return. A plugin author reads this file and `hookspecs.py`.
+
+Nothing here imports torch or numpy at run time; shapes are written as `(batch, seq)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    Batch: TypeAlias = dict[str, Tensor]
+    """What a batcher collates and a task's loss reads: tensors of `(batch, seq)` or `(batch,)`, by column."""
+    Values: TypeAlias = dict[str, Any]
+    Indices: TypeAlias = NDArray[np.int64]
+
+
+# ── Rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row came from: its source's name, its file or URL, and its line or row number there (from 1)."""
+
+    source: str
+    file: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.row}"
+
+
+@dataclass(slots=True)
+class Text:
+    """One string of a row, writable: assigning `value` writes it back into the row."""
+
+    container: Any
+    key: Any
+
+    @property
+    def value(self) -> str:
+        """The string."""
+        return str(self.container[self.key])
+
+    @value.setter
+    def value(self, text: str) -> None:
+        self.container[self.key] = text
+
+
+@dataclass(slots=True)
+class Row:
+    """One row as it was read: its values by column, where it came from, and its number in the source."""
+
+    values: Values
+    place: Place
+    number: int = -1
+    """Counted from 0 when the row is read, bad rows included, so that dropping a row never renumbers another."""
+    reasons: list[str] = field(default_factory=list)
+    """Why steps changed the row; a step appends `name.reason`."""
+
+    def texts(self, columns: Sequence[str] | None = None) -> list[Text]:
+        """Return the string leaves of the row's columns (all, or those named), through lists and mappings."""
+        found: list[Text] = []
+        names = self.values.keys() if columns is None else columns
+        for name in names:
+            _leaves(self.values, name, found)
+        return found
+
+
+def _leaves(container: Any, key: Any, found: list[Text]) -> None:
+    value = container[key]
+    if isinstance(value, str):
+        found.append(Text(container, key))
+    elif isinstance(value, dict):
+        for inner in value:
+            _leaves(value, inner, found)
+    elif isinstance(value, list):
+        for index in range(len(value)):
+            _leaves(value, index, found)
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that could not be read: it goes to the quarantine file and counts towards `max_bad_rows`."""
+
+    place: Place
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Returned instead of a row or its examples: the row is left out and counted under this reason."""
+
+    reason: str
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where rows come from. Reading twice yields the same rows in the same order."""
+
+    indexed: bool
+    """True: finite, prepared as one block before training. False: a stream, prepared in blocks ahead of need."""
+
+    def fingerprint(self) -> str:
+        """Return a hash of what `read` yields; a stream hashes its address and revision."""
+
+    def read(self, start: int = 0) -> Iterator[Row | BadRow]:
+        """Yield rows from the row with this number on; the core numbers them."""
+
+
+@runtime_checkable
+class Step(Protocol):
+    """A change of rows that looks at one row at a time: a cleaning rule. A plugin is itself the step."""
+
+    version: Any
+
+    @property
+    def name(self) -> str:
+        """Name in caches and reports."""
+
+    def options(self) -> Values:
+        """Return what decides the step's outcome, as JSON values: part of the cache's key."""
+
+    def apply(self, rows: list[Row]) -> list[Row | Drop]:
+        """Return one outcome per row, in order; a changed row carries the reason in `reasons`."""
+
+
+@runtime_checkable
+class TableStep(Protocol):
+    """A change of rows that looks at all of them: deduplication. It only drops."""
+
+    version: Any
+
+    @property
+    def name(self) -> str:
+        """Name in caches and reports."""
+
+    def options(self) -> Values:
+        """Return what decides the step's outcome, as JSON values: part of the cache's key."""
+
+    def drops(self, rows: Iterable[Row]) -> Mapping[int, str]:
+        """Return the numbers of the rows to drop, each with its reason."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A source and the chain of steps over it; lazy: the core runs it."""
+
+    source: Source
+    steps: tuple[Step | TableStep, ...] = ()
+
+    def then(self, step: Step | TableStep) -> Rows:
+        """Return the same rows with one more step at the end."""
+        return replace(self, steps=(*self.steps, step))
+
+
+# ── Tasks and tables ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnType:
+    """An Arrow type of a task's column (`list<int32>`, `int32`, `float32`) and the value that pads its lists."""
+
+    type: str
+    pad: int | float = 0
+
+
+@dataclass(slots=True)
+class Example:
+    """One part of a row that is trained on as a whole: values by the task's columns, positions, units of loss."""
+
+    values: Values
+    length: int
+    """Positions (tokens) it occupies in a sequence."""
+    units: int
+    """What its loss is a sum over: labelled positions for unit "token", 1 for "row" and "pair"."""
+
+
+class Metrics(Protocol):
+    """Figures over an evaluation. `state` is what ranks add up; everything else follows from it."""
+
+    state: Tensor
+    """Sums, float64, of a fixed shape: adding the ranks' states gives the state of all rows."""
+
+    def compute(self) -> dict[str, float]:
+        """Return the figures by name; the core prefixes them with `eval_`."""
+
+
+class Task(Protocol):
+    """What is learned: how a row becomes examples, and what their loss is. Pure; it keeps no state of a run."""
+
+    version: Any
+    """Raise it when `examples` returns something else than before: prepared tables expire."""
+    unit: Literal["token", "row", "pair"]
+    columns: Mapping[str, ColumnType]
+    """The columns that `examples` fills, in the prepared table."""
+    model_class: str
+    """The class of `transformers` that builds the model: `AutoModelForCausalLM`."""
+    model_options: Mapping[str, Any]
+    """What the model's config needs to know: number and names of labels."""
+
+    def fingerprint(self) -> Values:
+        """Return what decides `examples`, as JSON values: part of the prepared table's key."""
+
+    def fit(self, rows: Iterable[Row]) -> Values:
+        """Return facts learned from the training rows, as JSON values (label names); `{}` where there are none."""
+
+    def fitted(self, facts: Values) -> Task:
+        """Return this task knowing the facts of `fit`."""
+
+    def examples(self, row: Row) -> list[Example] | Drop:
+        """Cut and tokenize a row; nothing later alters it. The reason of a `Drop` is counted and shown."""
+
+    def draw(self, values: Values, rng: np.random.Generator) -> Values:
+        """Return the values to collate, labels included; what is random anew each time is drawn from `rng`."""
+
+    def collated(self) -> Mapping[str, ColumnType]:
+        """Return the columns after `draw`, with the values that pad them."""
+
+    def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
+        """Return the sum of the loss over the batch's units, `()`; never a mean. Fills `metrics` in an evaluation."""
+
+    def metrics(self) -> Metrics:
+        """Return figures at zero for one evaluation."""
+
+
+class Table(Protocol):
+    """Prepared examples of one block: memory-mapped columns, indexed from 0."""
+
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return a scalar column `(len,)`: row, part, length, units, source, or one an option of type `Column` names."""
+
+    def values(self, index: int) -> Values:
+        """Return the task's columns of one example; lists as arrays."""
+
+
+# ── Order ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Sampler(Protocol):
+    """Which examples of a block, in which order. Pure: never a function of rank, world size, or what ran before."""
+
+    def size(self, epoch: int) -> int:
+        """Return how many examples this epoch draws from the block."""
+
+    def rows(self, epoch: int, start: int, stop: int) -> Indices:
+        """Return the table's indices at positions `start` to `stop` of the epoch, `(stop - start,)`."""
+
+
+class Batcher(Protocol):
+    """How examples become sequences, and sequences a batch. Pure within its window."""
+
+    window: int
+    """Examples that are grouped together; 1 means one example a sequence."""
+
+    def groups(self, rows: Indices, lengths: Indices) -> list[Indices]:
+        """Return one array of rows per sequence; together they are exactly the rows given."""
+
+    def collate(self, sequences: list[list[Values]]) -> Batch:
+        """Return tensors `(len(sequences), seq)`; labels of padding are -100."""
+
+
+# ── Device, model, optimizer ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Precision(Protocol):
+    """In which numbers the run computes."""
+
+    dtype: torch.dtype
+    """The model is built in it."""
+    why: str
+    """One phrase for the summary before step 1."""
+    scaler: torch.amp.GradScaler | None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of every forward pass."""
+
+    def convert(self, model: nn.Module) -> nn.Module:
+        """Return the model with its layers swapped where this precision needs others."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What an optimizer step did: the gradient's norm over all ranks before clipping, and whether it was skipped."""
+
+    norm: float
+    skipped: bool = False
+
+
+class StateReader(Protocol):
+    """The tensors of a checkpoint by name, checked against its manifest before they are handed out."""
+
+    values: Values
+    """The JSON values that `Backend.state` returned."""
+
+    def names(self) -> list[str]:
+        """Return the tensors' names."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the full shape of a tensor, however it was sharded when saved."""
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the dtype of a tensor."""
+
+    def read(self, into: dict[str, Tensor]) -> None:
+        """Fill the tensors, plain or sharded, in place."""
+
+
+class Backend(Protocol):
+    """Where the tensors live and how ranks reduce: one process, DDP, ZeRO, FSDP. One instance a run."""
+
+    def building(self) -> AbstractContextManager[Any]:
+        """Return the context around `hfx_model`."""
+
+    def shard(self, module: nn.Module) -> nn.Module:
+        """Place (and shard) the module before the optimizer sees its parameters."""
+
+    def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
+        """Return the module to call; wraps module and optimizer where the engine needs it."""
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Add the gradient of a rank's share of the step's loss; `last` marks the step's last micro-step.
+
+        Summed over ranks and micro-steps the losses are the loss of the step: an engine that averages multiplies by
+        the world's size first.
+        """
+
+    def step(self, max_norm: float | None) -> StepResult:
+        """Clip, update, and clear the gradients."""
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Add a small CPU tensor over all ranks, in place, and return it."""
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+
+    def state(self) -> tuple[dict[str, Tensor], Values]:
+        """Return parameters, buffers and optimizer state by parameter name, and the rest as JSON values.
+
+        Names are `model.NAME` and `optim.NAME.KEY`; tensors may be sharded (`DTensor`). Every rank calls it.
+        """
+
+    def load(self, reader: StateReader) -> None:
+        """Restore what `state` returned, on any world size."""
+
+    def exporting(self) -> AbstractContextManager[dict[str, Tensor]]:
+        """Return a context that yields the model's full state dict on the main rank (empty on the others)."""
+
+    def close(self) -> None:
+        """Leave the process group, if it opened one."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among all: `rank` of `size`, `local_rank` on its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that writes."""
+        return self.rank == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What `hfx_check` reports: one line, what is wrong and what to type instead."""
+
+    message: str
+    fatal: bool = True
+    """False: shown as a warning, and the run goes on."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended."""
+
+    path: Path
+    """The run directory."""
+    metrics: dict[str, float]
+    """The last figures: of training, and of the last evaluation under `eval_` names."""
+    step: int
+    stopped: str | None = None
+    """Why it ended before its time (`SIGINT`, an early stop), or None."""
+
+    def model(self) -> Any:
+        """Load the trained model with plain transformers."""
+        import json
+
+        import transformers
+
+        config = json.loads((self.path / "model" / "config.json").read_text())
+        return getattr(transformers, config["architectures"][0]).from_pretrained(self.path / "model")
+
+
+Main: TypeAlias = "Callable[[Any], RunResult]"
+"""What a launcher calls in each process it started."""
