@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hfx.backend import TorchBackend as TorchBackend
     from hfx.config import RunConfig as RunConfig
     from hfx.errors import HfxError as HfxError
+    from hfx.order import permute as permute
     from hfx.params import ParamGroups as ParamGroups
     from hfx.plugin import Column as Column
     from hfx.plugin import Plugin as Plugin
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "train": "api", "load_config": "api", "plugins": "api",
     "Plugin": "plugin", "hookimpl": "plugin", "Column": "plugin", "Secret": "plugin", "reveal": "plugin",
-    "Run": "run", "RunConfig": "config", "ParamGroups": "params", "TorchBackend": "backend", "HfxError": "errors",
+    "Run": "run", "RunConfig": "config", "ParamGroups": "params", "TorchBackend": "backend", "HfxError": "errors", "permute": "order",
 }  # fmt: skip
 _HOMES |= dict.fromkeys(
     ["BadRow", "Backend", "Batcher", "ColumnType", "Drop", "Example", "Metrics", "Place", "Precision", "Problem", "Row",
