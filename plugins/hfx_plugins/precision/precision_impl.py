@@ -1,0 +1,47 @@
+"""What the precision plugins return: a dtype for the weights and one for the products."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass
+class PlainPrecision:
+    """Weights in one dtype, matrix products in the same or, under autocast, in another; no loss scaling."""
+
+    device: torch.device
+    why: str
+    dtype: torch.dtype = torch.float32
+    compute: torch.dtype | None = None
+    """Autocast's dtype; none: no autocast."""
+    scaler: torch.amp.GradScaler | None = None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of every forward pass."""
+        if self.compute is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.compute)
+
+    def convert(self, model: nn.Module) -> nn.Module:
+        """Return the model as it is."""
+        return model
+
+
+def native_bf16(device: torch.device) -> tuple[bool, str]:
+    """Say whether the device has instructions for bf16, and by what that was decided; emulation does not count."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False), name
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        found = [name for name in ("amx_bf16", "avx512_bf16", "sve_bf16") if capabilities.get(name)]
+        return bool(found), f"a CPU with {found[0]}" if found else "a CPU without bf16 instructions"
+    return False, f"device '{device.type}'"
