@@ -157,6 +157,8 @@ class Rows:
 
     source: Source
     steps: tuple[Step | TableStep, ...] = ()
+    block: int = 10_000
+    """Rows read at a time where the source is a stream."""
 
     def then(self, step: Step | TableStep) -> Rows:
         """Return the same rows with one more step at the end."""
@@ -183,6 +185,8 @@ class Example:
     """Positions (tokens) it occupies in a sequence."""
     units: int
     """What its loss is a sum over: labelled positions for unit "token", 1 for "row" and "pair"."""
+    truncated: bool = False
+    """True where the task cut something of the row away; counted and shown."""
 
 
 class Metrics(Protocol):

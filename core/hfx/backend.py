@@ -1,0 +1,160 @@
+"""`TorchBackend`: the backend for one process, and the base of those that keep torch's own module and optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hfx.errors import StorageError
+from hfx.protocols import StateReader, StepResult, Values
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hfx.run import Run
+
+
+class TorchBackend:
+    """One process on one device; subclasses override what their engine does otherwise.
+
+    State is kept by parameter name (`model.NAME`, `optim.NAME.KEY`), so that it enters any other backend.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, run: Run) -> None:
+        self.device: torch.device = run.device
+        self.scaler: torch.amp.GradScaler | None = run.precision.scaler
+
+    def building(self) -> AbstractContextManager[Any]:
+        """Return the context around `hfx_model`: none."""
+        return nullcontext()
+
+    def shard(self, module: nn.Module) -> nn.Module:
+        """Move the module to the device."""
+        self.module = module.to(self.device) if not getattr(module.model, "hf_device_map", None) else module
+        return self.module
+
+    def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
+        """Return the module as it is."""
+        self.optimizer = optimizer
+        return module
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Add the gradients of a micro-step, `loss` of shape `()`."""
+        (self.scaler.scale(loss) if self.scaler else loss).backward()
+
+    def step(self, max_norm: float | None) -> StepResult:
+        """Clip to the norm over all parameters and update; skip the update where the norm is not finite."""
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
+        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        norm = float(_full(torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf)))
+        skipped = not math.isfinite(norm)
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        elif not skipped:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(norm, skipped)
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Return the tensor: there is one process."""
+        return tensor
+
+    def barrier(self) -> None:
+        """Wait for nobody."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+    @contextmanager
+    def exporting(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the model's state dict."""
+        yield self.module.model.state_dict()  # type: ignore[union-attr, operator]
+
+    def state(self) -> tuple[dict[str, Tensor], Values]:
+        """Return parameters, buffers and optimizer state by parameter name; groups and scalars as JSON values."""
+        tensors: dict[str, Tensor] = {name: tensor.detach() for name, tensor in _tensors(self.module)}
+        scalars: dict[str, dict[str, Any]] = {}
+        names = {parameter: name.removeprefix("model.") for name, parameter in self.module.named_parameters()}
+        for parameter, state in self.optimizer.state.items():
+            for key, value in state.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"optim.{names[parameter]}.{key}"] = value.detach()
+                else:
+                    scalars.setdefault(names[parameter], {})[key] = value
+        groups = [
+            {**{k: v for k, v in group.items() if k != "params"}, "params": [names[p] for p in group["params"]]}
+            for group in self.optimizer.param_groups
+        ]
+        scaler = self.scaler.state_dict() if self.scaler else None
+        return tensors, {"groups": groups, "optim": scalars, "scaler": scaler}
+
+    def load(self, reader: StateReader) -> None:
+        """Restore parameters, buffers and optimizer state.
+
+        Raises:
+            StorageError: the checkpoint has other parameters than this model.
+        """
+        into = {name: tensor.detach() for name, tensor in _tensors(self.module)}
+        saved = {name for name in reader.names() if name.startswith("model.")}
+        if saved != set(into):
+            odd = sorted(saved ^ set(into))
+            raise StorageError(f"the checkpoint and the model differ in '{odd[0]}' and {len(odd) - 1} more parameters")
+        named = {name.removeprefix("model."): p for name, p in self.module.named_parameters()}
+        states = self._empty_states(reader, named)
+        reader.read(into | {f"optim.{n}.{k}": t for n, s in states.items() for k, t in s.items()})
+        for name, scalars in reader.values["optim"].items():
+            states.setdefault(name, {}).update(scalars)
+        for name, state in states.items():
+            self.optimizer.state[named[name]] = state
+        for group, stored in zip(self.optimizer.param_groups, reader.values["groups"], strict=True):
+            group.update({k: _like(group.get(k), v) for k, v in stored.items() if k != "params"})
+        if self.scaler and reader.values["scaler"]:
+            self.scaler.load_state_dict(reader.values["scaler"])
+
+    def _empty_states(self, reader: StateReader, named: dict[str, nn.Parameter]) -> dict[str, dict[str, Any]]:
+        """Return optimizer state to read into: shaped (and sharded) like the parameter where it has its shape."""
+        on_device = {
+            p for g in self.optimizer.param_groups if g.get("fused") or g.get("capturable") for p in g["params"]
+        }
+        states: dict[str, dict[str, Any]] = {}
+        for full in reader.names():
+            if not full.startswith("optim."):
+                continue
+            name, key = full.removeprefix("optim.").rsplit(".", 1)
+            parameter, shape, dtype = named[name], reader.shape(full), reader.dtype(full)
+            if shape == tuple(parameter.shape) and shape:
+                tensor: Tensor = torch.empty_like(parameter.detach(), dtype=dtype)
+            else:
+                device = parameter.device if shape or parameter in on_device else torch.device("cpu")
+                tensor = torch.empty(shape, dtype=dtype, device=device)
+            states.setdefault(name, {})[key] = tensor
+        return states
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield parameters and persistent buffers, tied ones once."""
+    yield from module.named_parameters()
+    kept = module.state_dict(keep_vars=True).keys()
+    yield from ((name, buffer) for name, buffer in module.named_buffers() if name in kept)
+
+
+def _full(tensor: Any) -> Any:
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def _like(old: Any, stored: Any) -> Any:
+    """Return a JSON value as the type it had: tuples come back as lists, a tensor learning rate as a number."""
+    if isinstance(old, tuple):
+        return tuple(stored)
+    if isinstance(old, torch.Tensor):
+        return torch.as_tensor(stored, dtype=old.dtype, device=old.device)
+    return stored

@@ -1,0 +1,159 @@
+"""One optimizer step and one evaluation: the mathematics of training, the same for every backend.
+
+The loss of a step is the sum over the global batch divided by its units. Units are known before the forward pass, so
+neither `micro_batch_size` nor the number of ranks changes the result: a rank or round without rows runs one row with
+weight zero, to stay in step with the others.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hfx.order import GlobalBatch, Sequence
+
+if TYPE_CHECKING:
+    from hfx.protocols import Batch, Metrics, Task
+    from hfx.run import Run
+
+IGNORED = -100
+
+
+class TaskModule(nn.Module):
+    """Model and task as one module, `forward(batch) -> sum`: what a backend wraps, so anything is legal inside."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self._task = task
+
+    def forward(self, batch: Batch, metrics: Metrics | None = None) -> Tensor:
+        """Return the sum of the loss over the batch, `()`."""
+        return self._task.loss(self.model, batch, metrics)
+
+
+def causal_sum(logits: Tensor, labels: Tensor, vocab_size: int | None = None, **_: Any) -> Tensor:
+    """Return the summed cross entropy of the next token, `()`: logits `(batch, seq, vocab)`, labels `(batch, seq)`.
+
+    Only labelled positions are brought to float32. The core installs it as `model.loss_function`.
+    """
+    targets = labels[:, 1:]
+    labelled = targets != IGNORED
+    return nn.functional.cross_entropy(logits[:, :-1][labelled].float(), targets[labelled], reduction="sum")
+
+
+def install_loss(model: nn.Module) -> None:
+    """Make `model.loss_function` the summed loss of this file."""
+    cast(Any, model).loss_function = causal_sum
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on the device."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def seed_everything(*key: int) -> None:
+    """Seed torch from a key such as (seed, step, micro-step, rank): random state is derived, never stored."""
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+
+def collate(run: Run, sequences: list[Sequence]) -> Batch:
+    """Return the tensors of some sequences; what a task draws anew is keyed by the sequence's position."""
+    drawn: list[list[dict[str, Any]]] = []
+    for sequence in sequences:
+        at = sequence.position
+        counter = [0, at.bin, at.window, (at.epoch << 32) | at.block]
+        rng = np.random.Generator(np.random.Philox(key=run.config.seed, counter=counter))
+        drawn.append([run.task.draw(sequence.table.values(int(row)), rng) for row in sequence.rows])
+    return run.batcher.collate(drawn)
+
+
+def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, Any]:
+    """Run one optimizer step and return its figures, reduced over all ranks."""
+    started = time.perf_counter()
+    config, world, backend = run.config, run.world, run.backend
+    own = batch.share(world.rank, world.size)
+    rounds = math.ceil(math.ceil(len(batch.sequences) / world.size) / config.micro_batch_size)
+    units, tokens = max(1, batch.units), batch.tokens
+    total = torch.zeros((), dtype=torch.float64)
+    for micro in range(rounds):
+        part = own[micro * config.micro_batch_size : (micro + 1) * config.micro_batch_size]
+        weight = 1.0 if part else 0.0
+        tensors = to_device(collate(run, part or batch.sequences[:1]), run.device)
+        seed_everything(config.seed, 2, run.step, micro, world.rank)
+        with run.precision.autocast():
+            loss = run.module(tensors)
+        backend.backward(loss * (weight / units), last=micro == rounds - 1)
+        if part:
+            total += loss.detach().double().cpu()
+    total, stop = backend.all_reduce(torch.stack([total, torch.tensor(run.stop_wanted, dtype=torch.float64)]))
+    lr = run.optimizer.param_groups[0]["lr"]
+    result = backend.step(config.max_norm_or_none)
+    run.schedule.step()
+    run.advance(batch, stopping=bool(stop))
+    seconds = time.perf_counter() - started
+    return {
+        "step": run.step,
+        "epoch": run.epoch,
+        "loss": float(total) / units,
+        "lr": float(lr),
+        "grad_norm": result.norm,
+        "tokens": tokens,
+        "tokens_total": run.tokens_total,
+        "tokens_per_second": tokens / (seconds + data_seconds),
+        "step_seconds": seconds,
+        "data_seconds": data_seconds,
+        "memory_bytes": memory_bytes(run.device),
+    } | ({"skipped": True} if result.skipped else {})
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Return the peak of the device's memory, or of this process's resident memory on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def evaluate(run: Run) -> dict[str, float]:
+    """Return `eval_loss` and the task's metrics over the evaluation rows, exact for any number of ranks."""
+    table = run.table("eval")
+    micro, world = run.config.micro_batch_size, run.world
+    starts = range(0, len(table), micro)
+    rounds = math.ceil(len(starts) / world.size)
+    metrics, unused = run.task.metrics(), run.task.metrics()
+    total = torch.zeros((), dtype=torch.float64)
+    run.module.eval()
+    with torch.no_grad():
+        for index in range(rounds):
+            at = (index * world.size + world.rank) * micro
+            counts = at < len(table)
+            rows = range(at, min(at + micro, len(table))) if counts else range(1)
+            tensors = to_device(run.batcher.collate(_eval_values(run, table, rows)), run.device)
+            with run.precision.autocast():
+                loss = run.module(tensors, metrics if counts else unused)
+            if counts:
+                total += loss.double().cpu()
+    run.module.train()
+    total = run.backend.all_reduce(total)
+    metrics.state = run.backend.all_reduce(metrics.state.cpu())
+    units = max(1, int(table.column("units").sum()))
+    return {"eval_loss": float(total) / units} | {f"eval_{name}": value for name, value in metrics.compute().items()}
+
+
+def _eval_values(run: Run, table: Any, rows: range) -> list[list[dict[str, Any]]]:
+    return [
+        [run.task.draw(table.values(row), np.random.Generator(np.random.Philox(key=run.config.seed, counter=[0, row, 0, 0])))]
+        for row in rows
+    ]
+
+
+__all__ = ["TaskModule", "asdict", "causal_sum", "collate", "evaluate", "install_loss", "train_step"]
+_ = Callable

@@ -1,0 +1,56 @@
+"""The prepared table: examples as memory-mapped Arrow, one record batch a chunk of rows, read without copying."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+FIXED = {"row": "int64", "part": "int32", "length": "int32", "units": "int32", "source": "int32"}
+
+
+class ArrowTable:
+    """A prepared block on disk; see `protocols.Table`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        meta = json.loads((path / "table.json").read_text())
+        self.fingerprint: str = meta["fingerprint"]
+        self.meta: dict[str, Any] = meta
+        self._columns: dict[str, np.ndarray[Any, Any]] = {}
+
+    @cached_property
+    def _batches(self) -> list[pa.RecordBatch]:
+        reader = pa.ipc.open_file(pa.memory_map(str(self.path / "table.arrow")))
+        return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+
+    @cached_property
+    def _starts(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def column(self, name: str) -> np.ndarray[Any, Any]:
+        """Return a scalar column, `(len,)`."""
+        if name not in self._columns:
+            parts = [batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches]
+            self._columns[name] = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+        return self._columns[name]
+
+    def values(self, index: int) -> dict[str, Any]:
+        """Return the task's columns of one example; lists as arrays that point into the mapped file."""
+        at = int(np.searchsorted(self._starts, index, side="right")) - 1
+        batch, local = self._batches[at], int(index - self._starts[at])
+        return {name: _value(batch.column(name), local) for name in self.meta["task_columns"]}
+
+
+def _value(column: pa.Array, index: int) -> Any:
+    if isinstance(column, pa.ListArray):
+        start, stop = column.offsets[index].as_py(), column.offsets[index + 1].as_py()
+        return column.values.slice(start, stop - start).to_numpy()
+    return column[index].as_py()
