@@ -1,0 +1,54 @@
+"""Rows from files on disk: text, JSON Lines, JSON, CSV, Parquet and Arrow, found by path, folder or glob."""
+
+from __future__ import annotations
+
+import codecs
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import field_validator
+
+from hfx import Plugin, Rows, hookimpl
+from hfx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hfx import Run
+
+
+class Files(Plugin):
+    """Rows from local files, each format told by its suffix.
+
+    `data` is a path, a folder, a glob, or a mapping of names to those. Text (`.txt`, `.md`, `.py`, ...), `.jsonl`,
+    `.json`, `.csv`, `.tsv`, `.parquet`, `.arrow`, `.feather` and the folders of `save_to_disk`; `.gz` and `.zst` are
+    read through.
+    """
+
+    row: Literal["paragraph", "line", "file"] = "paragraph"
+    """How plain text becomes rows: blocks separated by blank lines, single lines, or whole files."""
+    format: Literal["text", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] | None = None
+    """The format of every file; none: told by its suffix."""
+    columns: list[str] | None = None
+    """The columns to read; none: all of them."""
+    encoding: str = "utf-8"
+    """The encoding of text, JSON and CSV."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            codecs.lookup(value)
+        except LookupError:
+            raise ValueError(f"'{value}' is no encoding; try 'utf-8' or 'latin-1'") from None
+        return value
+
+    @hookimpl
+    def hfx_source(self, split: str, run: Run) -> Rows:
+        from hfx_plugins.sources.files_impl import FileSource, find
+
+        name = "data" if split == "train" else "eval_data"
+        data = run.config.data if split == "train" else run.config.eval_data
+        if not data:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"no '{name}' is given; name a file, a folder or a glob with --{flag} PATH")
+        named = data if isinstance(data, dict) else {name: data}
+        files = tuple(file for key in sorted(named) for file in find(key, named[key], self.format))
+        return Rows(FileSource(files, self.row, tuple(self.columns) if self.columns else None, self.encoding))
