@@ -42,7 +42,8 @@ class Files(Plugin):
 
     @hookimpl
     def hfx_source(self, split: str, run: Run) -> Rows:
-        from hfx_plugins.sources.files_impl import FileSource, find
+        from hfx_plugins.sources.files_find_impl import find
+        from hfx_plugins.sources.files_impl import FileSource
 
         name = "data" if split == "train" else "eval_data"
         data = run.config.data if split == "train" else run.config.eval_data

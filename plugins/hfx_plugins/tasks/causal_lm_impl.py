@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from hfx import ColumnType, Drop, Example, Row
-from hfx.errors import ConfigError, DataError, ModelError, nearest
+from hfx.errors import ConfigError, ModelError
+from hfx_plugins.tasks.text_impl import string, text_column
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -80,9 +81,9 @@ class CausalLMTask:
 
     def examples(self, row: Row) -> list[Example] | Drop:
         """Return the row's parts that have at least one label."""
-        column = self.text or detect(row, self.prompt)
-        prompt = self._encode(_string(row, self.prompt)) if self.prompt else []
-        text = self._encode(_string(row, column))
+        column = self.text or text_column(row, "causal_lm.text", self.prompt)
+        prompt = self._encode(string(row, self.prompt, "causal_lm.prompt")) if self.prompt else []
+        text = self._encode(string(row, column, "causal_lm.text"))
         if not text:
             return Drop("empty")
         ids = [*self.prefix, *prompt, *text]
@@ -174,25 +175,3 @@ def _prefix(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     full = tokenizer("a")["input_ids"]
     start = next((at for at in range(len(full)) if full[at : at + len(plain)] == plain), 0)
     return tuple(int(token) for token in full[:start])
-
-
-def detect(row: Row, taken: str | None) -> str:
-    """Return the column that holds the text: `text`, `content`, or the only one with a string."""
-    strings = [name for name, value in row.values.items() if isinstance(value, str) and name != taken]
-    for name in ("text", "content"):
-        if name in row.values and name != taken:
-            return name
-    if len(strings) == 1:
-        return strings[0]
-    what = "several columns hold a string" if strings else "no column holds a string"
-    raise DataError(f"{row.place}: {what}; name the text's with --causal_lm.text; there are {', '.join(row.values)}")
-
-
-def _string(row: Row, column: str) -> str:
-    if column not in row.values:
-        hint = nearest(column, row.values)
-        raise DataError(f"{row.place} has no column '{column}';{hint} it has {', '.join(row.values)}")
-    value = row.values[column]
-    if value is not None and not isinstance(value, str):
-        raise DataError(f"column '{column}' of {row.place} holds {type(value).__name__}, not text; name another column")
-    return value or ""
