@@ -65,7 +65,9 @@ def save(path: Path, tensors: dict[str, Tensor], values: Values, world: World, b
             _commit(path, {name: [list(t.shape), str(t.dtype)] for name, t in tensors.items()})
         backend.barrier()
     except OSError as error:
-        raise StorageError(f"cannot write the checkpoint '{path}': {error}; free space, or choose another 'output'") from error
+        raise StorageError(
+            f"cannot write the checkpoint '{path}': {error}; free space, or choose another 'output'"
+        ) from error
 
 
 def _commit(path: Path, tensors: dict[str, Any]) -> None:
@@ -73,7 +75,10 @@ def _commit(path: Path, tensors: dict[str, Any]) -> None:
     for file in sorted(path.iterdir()):
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-            files[file.name] = {"size": file.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+            files[file.name] = {
+                "size": file.stat().st_size,
+                "sha256": hashlib.file_digest(handle, "sha256").hexdigest(),
+            }
     partial = path / f"{MANIFEST}.partial"
     with partial.open("w") as handle:
         json.dump({"format": FORMAT, "files": files, "tensors": tensors}, handle)

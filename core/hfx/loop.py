@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -96,7 +94,7 @@ def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, A
             total += loss.detach().double().cpu()
     total, stop = backend.all_reduce(torch.stack([total, torch.tensor(run.stop_wanted, dtype=torch.float64)]))
     lr = run.optimizer.param_groups[0]["lr"]
-    result = backend.step(config.max_norm_or_none)
+    result = backend.step(config.max_grad_norm)
     run.schedule.step()
     run.advance(batch, stopping=bool(stop))
     seconds = time.perf_counter() - started
@@ -150,10 +148,10 @@ def evaluate(run: Run) -> dict[str, float]:
 
 def _eval_values(run: Run, table: Any, rows: range) -> list[list[dict[str, Any]]]:
     return [
-        [run.task.draw(table.values(row), np.random.Generator(np.random.Philox(key=run.config.seed, counter=[0, row, 0, 0])))]
+        [
+            run.task.draw(
+                table.values(row), np.random.Generator(np.random.Philox(key=run.config.seed, counter=[0, row, 0, 0]))
+            )
+        ]
         for row in rows
     ]
-
-
-__all__ = ["TaskModule", "asdict", "causal_sum", "collate", "evaluate", "install_loss", "train_step"]
-_ = Callable

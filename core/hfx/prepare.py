@@ -262,7 +262,9 @@ def _typed(columns: dict[str, list[Any]], schema: pa.Schema) -> list[pa.Array]:
         try:
             arrays.append(pa.array(columns[field.name], type=field.type))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise DataError(f"the column '{field.name}' holds what is no {field.type}: {error}; mend the data") from error
+            raise DataError(
+                f"the column '{field.name}' holds what is no {field.type}: {error}; mend the data"
+            ) from error
     return arrays
 
 
@@ -280,7 +282,9 @@ class OneBlock:
 class StreamBlocks:
     """A stream: blocks of rows, read and prepared when they are asked for, then ordinary tables in the cache."""
 
-    def __init__(self, rows: Rows, plan: TablePlan, cache: Path, max_bad_rows: int, first: Table, held_out: RowSet) -> None:
+    def __init__(
+        self, rows: Rows, plan: TablePlan, cache: Path, max_bad_rows: int, first: Table, held_out: RowSet
+    ) -> None:
         self._rows, self._plan, self._cache, self._max_bad = rows, plan, cache, max_bad_rows
         self._tables: dict[int, Table | None] = {0: first}
         self._held_out: np.ndarray[Any, np.dtype[np.uint64]] = held_out.hashes()

@@ -127,7 +127,9 @@ def write_rows(rows: Rows, path: Path, start: int, stop: int | None, max_bad_row
     report = RowReport()
     kept = _read(rows, path, start, stop, max_bad_rows, report)
     for group in _runs_of_steps(rows.steps):
-        kept = _whole_table(kept, group, path, report) if isinstance(group, TableStep) else _row_steps(kept, group, report)
+        kept = (
+            _whole_table(kept, group, path, report) if isinstance(group, TableStep) else _row_steps(kept, group, report)
+        )
     sink = pa.OSFile(str(path / "rows.arrow"), "wb")
     with sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
         while chunk := list(islice(kept, _BATCH)):
@@ -149,9 +151,7 @@ def _runs_of_steps(steps: Iterable[Step | TableStep]) -> list[list[Step] | Table
     return groups
 
 
-def _read(
-    rows: Rows, path: Path, start: int, stop: int | None, max_bad_rows: int, report: RowReport
-) -> Iterator[Row]:
+def _read(rows: Rows, path: Path, start: int, stop: int | None, max_bad_rows: int, report: RowReport) -> Iterator[Row]:
     with (path / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:
         for number, row in enumerate(rows.source.read(start), start=start):
             if stop is not None and number >= stop:

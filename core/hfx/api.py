@@ -1,0 +1,152 @@
+"""hfx from Python: `train`, `load_config`, `plugins`; and `execute`, which the command line shares with them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfx.errors import DeviceMemoryError, HfxError, IncompatibleError, StorageError
+from hfx.launch import stopping_on_signals, world_from
+from hfx.quiet import quieten
+from hfx.resume import RUN_FILE, check_differences, checkpoint_of, output_of
+
+if TYPE_CHECKING:
+    from hfx.discovery import PluginRef
+    from hfx.plugin import Plugin
+    from hfx.protocols import RunResult
+    from hfx.resolve import Resolved
+    from hfx.run import Run
+
+
+def train(
+    config: str | Path | Mapping[str, Any] | None = None, *, plugins: Sequence[Plugin | str] = (), **fields: Any
+) -> RunResult:
+    """Train, as `hfx train` does: the same fields, the same plugins, the same run to the bit.
+
+    `config` is a YAML file or a mapping; `fields` are those of `RunConfig` and override it; `plugins` are plugin
+    objects (`Lion(lr=1e-4)`) or what one types after `--plugin`. `model` and `data` may be objects: a
+    `PreTrainedModel` (with `tokenizer=`), a `datasets.Dataset`.
+
+    Raises:
+        HfxError: whatever the command line would print.
+    """
+    return execute(_resolved(config, plugins, fields))
+
+
+def load_config(path: str | Path, **fields: Any) -> Resolved:
+    """Return a config file resolved: fields, plugins, and where each value came from.
+
+    Raises:
+        ConfigError: a wrong key or value.
+    """
+    return _resolved(path, (), fields)
+
+
+def plugins() -> list[PluginRef]:
+    """Return the installed plugins, without importing any."""
+    from hfx.discovery import found
+
+    return found()
+
+
+def _resolved(config: Any, plugins: Sequence[Plugin | str], fields: dict[str, Any]) -> Resolved:
+    from hfx.given import take_objects
+    from hfx.layers import Origin, Value
+    from hfx.resolve import resolve
+
+    objects, fields = take_objects(fields)
+    path = Path(config) if isinstance(config, str | Path) else None
+    return resolve(
+        yaml_path=path,
+        mapping=None if path or config is None else dict(config),
+        fields={name: Value(value, Origin("python", f"{name}=")) for name, value in fields.items()},
+        plugin_args=[plugin for plugin in plugins if isinstance(plugin, str)],
+        plugin_objects=[*objects, *(plugin for plugin in plugins if not isinstance(plugin, str))],
+    )
+
+
+def execute(resolved: Resolved, argv: Sequence[str] = ()) -> RunResult:
+    """Run what was resolved: check, launch, prepare, build, train, export.
+
+    Raises:
+        HfxError: the named failures; see `errors.py`.
+    """
+    from hfx.run import Run
+
+    quieten()
+    world = world_from()
+    run = Run(resolved, output_of(resolved.config, world), world)
+    _check(run)
+    return run.hooks.launch(run=run, main=main)
+
+
+def main(run: Run) -> RunResult:
+    """Train in this process: what a launcher calls in each it started."""
+    import torch
+
+    try:
+        _ = run.device
+        _check(run)
+        return _train(run)
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(
+            f"the device ran out of memory at step {run.step}; lower 'micro_batch_size' (it never changes the result), "
+            "or add '--plugin gradient_checkpointing'"
+        ) from error
+    except OSError as error:
+        if isinstance(error, HfxError) or error.filename is None:
+            raise
+        raise StorageError(
+            f"'{error.filename}': {error.strerror}; check the path, its rights and the free space"
+        ) from error
+    finally:
+        run.close()
+
+
+def _train(run: Run) -> RunResult:
+    from hfx.report import before_step_one
+
+    found = checkpoint_of(run)
+    run.build()  # Ctrl-C ends it at once: there is no step to finish, and the cache keeps what is whole
+    lines = before_step_one(run)
+    if found:
+        lines += [f"differs from the checkpoint: {line}" for line in check_differences(run, found)]
+        run.restore(found)
+        lines.append(f"resumed from {found.path} at step {run.step} of {run.total_steps}")
+    if run.world.is_main:
+        run.output.mkdir(parents=True, exist_ok=True)
+        _write_run_file(run)
+        print("\n".join(lines), file=sys.stderr, flush=True)
+    with stopping_on_signals(run):
+        result = run.hooks.run(run=run)
+    if result.stopped is None:
+        run.hooks.export(run=run, path=run.output / "model")
+    run.backend.barrier()
+    if result.stopped and run.world.is_main:
+        print(f"stopped by {result.stopped} at step {run.step}, saved; go on with '--output {run.output} --resume auto'",
+              file=sys.stderr)  # fmt: skip
+    return result
+
+
+def _write_run_file(run: Run) -> None:
+    from hfx.resolve import to_yaml
+
+    path = run.output / RUN_FILE
+    partial = path.with_suffix(".partial")
+    partial.write_text(to_yaml(run.resolved), encoding="utf-8")
+    partial.replace(path)
+
+
+def _check(run: Run) -> None:
+    run.checking = True
+    try:
+        problems = run.hooks.check(run=run)
+    finally:
+        run.checking = False
+    for problem in problems:
+        if problem.fatal:
+            raise IncompatibleError(problem.message)
+        if run.world.is_main:
+            print(f"hfx: warning: {problem.message}", file=sys.stderr)

@@ -1,0 +1,58 @@
+"""Which process this is among those that somebody started, and how it is asked to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from hfx.errors import UsageError
+from hfx.protocols import World
+
+if TYPE_CHECKING:
+    from hfx.run import Run
+
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
+"""Each is answered at the next step's boundary with a checkpoint; a second SIGINT ends at once."""
+
+
+def world_from(environment: Mapping[str, str] = os.environ) -> World:
+    """Return this process's place, from what torchrun and accelerate set.
+
+    Raises:
+        UsageError: the variables contradict each other.
+    """
+    try:
+        rank, size, local = (
+            int(environment.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+        )
+    except ValueError as error:
+        raise UsageError(f"RANK, WORLD_SIZE and LOCAL_RANK have to be numbers: {error}; unset them") from error
+    if not 0 <= rank < size:
+        raise UsageError(f"RANK is {rank} and WORLD_SIZE {size}; start the ranks with one launcher, or unset both")
+    return World(rank, size, local)
+
+
+@contextmanager
+def stopping_on_signals(run: Run) -> Iterator[None]:
+    """Turn signals into a request to stop; only the main thread may, so elsewhere (notebooks) Ctrl-C stays as it is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def request(number: int, _: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if name == "SIGINT" and run.stop_wanted:
+            raise KeyboardInterrupt
+        run.request_stop(name)
+
+    before = {name: signal.signal(getattr(signal, name), request) for name in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)

@@ -1,0 +1,254 @@
+"""The parts of a run, built once, lazily, in the order of the hooks: what most hooks read of `run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from hfx.errors import DataError, PluginError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hfx.manager import ActivePlugin
+    from hfx.order import Order, Position
+    from hfx.prepare import TablePlan
+    from hfx.protocols import Backend, Batcher, Precision, Rows, Sampler, Table, Task, World
+    from hfx.resolve import Resolved
+    from hfx.rows import RowSet
+    from hfx.run import Run
+
+T = TypeVar("T")
+PARTS = ("rows", "tokenizer", "task", "table", "sampler", "batcher", "precision", "backend", "model", "optimizer",
+         "schedule")  # fmt: skip
+"""The order in which the parts of a run come into being; each may read only those before it."""
+
+_HOOKS = {"rows": "hfx_source", "table": "hfx_task"}
+
+
+class Parts:
+    """Reading a part builds it; one read before its time is an error that names the hook."""
+
+    def __init__(self, resolved: Resolved, output: Path, world: World) -> None:
+        from hfx.prepare import cache_root
+
+        self.resolved = resolved
+        self.config = resolved.config
+        self.active: tuple[ActivePlugin, ...] = resolved.plugins
+        self.hooks = resolved.manager
+        self.output = output
+        self.cache = cache_root()
+        self.world = world
+        self.checking = False
+        self._parts: dict[str, Any] = {}
+        self._building: list[str] = []
+
+    @property
+    def _run(self) -> Run:
+        return cast("Run", self)
+
+    def _part(self, name: str, build: Callable[[], T], key: str = "") -> T:
+        label = name + key
+        if label not in self._parts:
+            reader = self._building[-1] if self._building else None
+            if self.checking or (reader and PARTS.index(reader) <= PARTS.index(name)):
+                hook = _HOOKS.get(reader, f"hfx_{reader}") if reader else "hfx_check"
+                raise PluginError(f"'run.{name}' was read inside {hook}, before it exists; read it in a later hook")
+            self._building.append(name)
+            try:
+                self._parts[label] = build()
+            finally:
+                self._building.pop()
+        return cast(T, self._parts[label])
+
+    @property
+    def device(self) -> torch.device:
+        """The device this rank computes on."""
+        import torch
+
+        if not torch.accelerator.is_available():
+            return torch.device("cpu")
+        return torch.device(torch.accelerator.current_accelerator() or "cpu", self.world.local_rank)
+
+    def _source(self, split: str) -> Rows:
+        return self._part("rows", lambda: self.hooks.source(split=split, run=self._run), f"/source/{split}")
+
+    @property
+    def streams(self) -> bool:
+        """True where the training data is a stream, prepared in blocks."""
+        return not self._source("train").source.indexed
+
+    def rows(self, split: str = "train") -> RowSet:
+        """Return the rows of `train` or `eval`, after the steps; of a stream those of the first block."""
+        return self._part("rows", lambda: self._split_rows(split), f"/{split}")
+
+    def _split_rows(self, split: str) -> RowSet:
+        from hfx.prepare import prepare_rows
+
+        named = split == "eval" and self.config.eval_data is not None
+        rows = self._source("eval" if named else "train")
+        stop = rows.block if not rows.source.indexed else None
+        found = prepare_rows(rows, self.cache, self.config.max_bad_rows, 0, stop)
+        if not len(found):
+            raise DataError(f"the data has no rows for '{split}': {found.report.read} were read; look at 'data'")
+        if self.config.eval_data is not None:
+            return found
+        return found.split(self.config.eval_share)[split == "eval"]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+        return self._part("tokenizer", lambda: self.hooks.tokenizer(run=self._run))
+
+    @property
+    def task(self) -> Task:
+        """The task, knowing the facts of the training rows."""
+        return self._part("task", self._fitted_task)
+
+    def _fitted_task(self) -> Task:
+        from hfx.prepare import fit_task
+
+        task = self.hooks.task(run=self._run)
+        return task.fitted(fit_task(self.rows("train"), task, self.cache))
+
+    def table(self, split: str = "train") -> Table:
+        """Return the prepared examples of a split; of a stream those of its first block."""
+        from hfx.prepare import prepare_table
+
+        return self._part("table", lambda: prepare_table(self.rows(split), self._table_plan(), self.cache), f"/{split}")
+
+    def _table_plan(self) -> TablePlan:
+        from hfx.prepare import TablePlan, carried_columns
+
+        columns = carried_columns(active.plugin for active in self.active)
+        return TablePlan(self.task, self.tokenizer, self.config.seq_length, columns, self.config.num_proc)
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler of the first block."""
+        return self._part("sampler", lambda: self.hooks.sampler(table=self.table("train"), run=self._run))
+
+    @property
+    def batcher(self) -> Batcher:
+        """The batcher."""
+        return self._part("batcher", lambda: self.hooks.batcher(run=self._run))
+
+    @property
+    def precision(self) -> Precision:
+        """The precision."""
+        return self._part("precision", lambda: self.hooks.precision(run=self._run))
+
+    @property
+    def backend(self) -> Backend:
+        """The backend."""
+        return self._part("backend", lambda: self.hooks.backend(run=self._run))
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, unwrapped."""
+        return self._part("model", self._build_model)
+
+    def _build_model(self) -> PreTrainedModel:
+        from hfx.loop import install_loss
+
+        with self.backend.building():
+            model = self.hooks.model(run=self._run)
+        return cast("PreTrainedModel", self.precision.convert(model))
+
+    @property
+    def module(self) -> nn.Module:
+        """Model and task as the backend calls them: `module(batch)` is the sum of the loss."""
+        _ = self.optimizer
+        return cast("nn.Module", self._parts["module"])
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer."""
+        return self._part("optimizer", self._build_optimizer)
+
+    def _build_optimizer(self) -> Optimizer:
+        from hfx.loop import TaskModule
+        from hfx.params import ParamGroups
+
+        sharded = self.backend.shard(TaskModule(self.model, self.task))
+        params = ParamGroups(self.model)
+        optimizer = self.hooks.optimizer(params=params, run=self._run)
+        module = self.backend.prepare(sharded, optimizer)
+        module.train()
+        self._parts["module"] = module
+        return optimizer
+
+    @property
+    def schedule(self) -> LRScheduler:
+        """The schedule of the learning rate."""
+        return self._part("schedule", lambda: self.hooks.schedule(optimizer=self.optimizer, run=self._run))
+
+    # ── order ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def order(self) -> Order:
+        """The order of samples."""
+        return self._part("batcher", self._build_order, "/order")
+
+    def _build_order(self) -> Order:
+        from hfx.order import Order
+        from hfx.prepare import OneBlock, StreamBlocks
+
+        first = self.table("train")
+        batcher = self.hooks.batcher(run=self._run) if "batcher" not in self._parts else self._parts["batcher"]
+        self._parts["batcher"] = batcher
+        blocks: OneBlock | StreamBlocks = OneBlock(first)
+        if self.streams:
+            source, bad = self._source("train"), self.config.max_bad_rows
+            blocks = StreamBlocks(source, self._table_plan(), self.cache, bad, first, self.rows("eval"))
+        make = lambda table: self.hooks.sampler(table=table, run=self._run)  # noqa: E731
+        return Order(blocks, make, batcher, self.config.batch_size, self.config.seed)
+
+    @property
+    def position(self) -> Position:
+        """Where the data stands: the next sequence to train on."""
+        from hfx.order import Position
+
+        return cast("Position", self._parts.setdefault("position", Position()))
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run; computed once from the length that the config gives."""
+        if "total_steps" not in self._parts:
+            self._parts["total_steps"] = self._count_steps()
+        return cast(int, self._parts["total_steps"])
+
+    def _count_steps(self) -> int:
+        from hfx.config import DEFAULT_EPOCHS
+
+        config = self.config
+        if config.steps is not None:
+            return config.steps
+        if self.streams:
+            raise DataError("the data is a stream, whose end nobody knows; give the run's length with '--steps'")
+        if config.tokens is not None:
+            return self.order.steps_for_tokens(config.tokens)
+        return self.order.steps_for_epochs(config.epochs or DEFAULT_EPOCHS)
+
+    def plan_sha256(self) -> str:
+        """Return the hash of what decides the order of samples."""
+        from hfx.order import plan_sha256
+
+        chosen = {role: self.resolved.roles[role].plugin for role in ("sampler", "batcher")}
+        by_name = {active.name: active for active in self.active}
+        parts = {role: [name, by_name[name].plugin.options()] for role, name in chosen.items()}
+        data = self._source("train").source.fingerprint() if self.streams else self.table("train").fingerprint
+        return plan_sha256(seed=self.config.seed, batch_size=self.config.batch_size, data=data, **parts)
+
+    def build(self) -> None:
+        """Build every part now: prepare the data, then load the model, so that what is wrong shows before training."""
+        self.table("train")
+        _ = self.total_steps
+        if self.config.eval_data is not None or len(self.rows("eval")):
+            self.table("eval")
+        _ = self.schedule

@@ -1,0 +1,184 @@
+"""What a run says before its first step, and what it refuses to begin with: rows without labels, an unseen end."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hfx.errors import DataError
+
+if TYPE_CHECKING:
+    from hfx.protocols import Table
+    from hfx.run import Run
+
+IGNORED = -100
+MOST_UNLABELLED = 0.5
+"""Share of rows without any label above which a run is refused."""
+_LOOKED_AT = 1_000
+_SHOWN_TOKENS = 60
+
+
+def before_step_one(run: Run) -> list[str]:
+    """Return the lines to print.
+
+    Raises:
+        DataError: too many rows carry no label.
+    """
+    table = run.table("train")
+    labels = _Labels(run, table)
+    return [
+        *_data_lines(run, table),
+        labels.refuse_unlabelled(),
+        *labels.end_line(),
+        *labels.sample_lines(),
+        _model_line(run),
+        _length_line(run, table),
+        _disk_line(run),
+        _plugin_line(run),
+    ]
+
+
+def _data_lines(run: Run, table: Table) -> list[str]:
+    source = run._source("train").source
+    summary = source.summary() if hasattr(source, "summary") else type(source).__name__
+    rows, report = run.rows("train"), run.rows("train").report
+    held = len(run.table("eval")) if run.has_eval else 0
+    lengths = table.column("length")
+    counts: dict[str, int] = getattr(table, "meta", {}).get("counts", {})
+    dropped = report.dropped | {k.removeprefix("dropped."): v for k, v in counts.items() if k.startswith("dropped.")}
+    notes = [f"{report.bad} bad (in quarantine)"] if report.bad else []
+    notes += [f"{count} dropped ({reason})" for reason, count in sorted(dropped.items())]
+    notes += [f"{counts[key]} {key}" for key in ("split", "truncated") if counts.get(key)]
+    return [
+        f"data       {summary}",
+        f"rows       {report.read:,} read, {len(rows):,} to train on, {held:,} to evaluate on"
+        + "".join(f", {note}" for note in notes),
+        f"tokens     {int(lengths.sum()):,} in {len(table):,} examples; length median {int(np.median(lengths)) if len(table) else 0}, "
+        f"longest {int(lengths.max()) if len(table) else 0}; {_padding(run, table):.0%} of a batch's positions are padding",
+    ]
+
+
+def _padding(run: Run, table: Table) -> float:
+    """Return the share of padding in the first batches of the run."""
+    lengths = table.column("length")
+    filled = total = 0
+    micro = run.config.micro_batch_size
+    from hfx.order import Position
+
+    for number, batch in enumerate(run.order.batches(Position())):
+        sizes = [int(lengths[s.rows].sum()) for s in batch.sequences if s.table is table]
+        for at in range(0, len(sizes), micro):
+            part = sizes[at : at + micro]
+            filled, total = filled + sum(part), total + max(part) * len(part)
+        if number == 3:
+            break
+    return 1 - filled / max(1, total)
+
+
+class _Labels:
+    """The labels of the first examples, as the task draws them."""
+
+    def __init__(self, run: Run, table: Table) -> None:
+        self._run = run
+        self._table = table
+        rng = np.random.default_rng(run.config.seed)
+        looked_at = range(min(len(table), _LOOKED_AT))
+        self._examples: list[dict[str, Any]] = [run.task.draw(table.values(i), rng) for i in looked_at]
+
+    def refuse_unlabelled(self) -> str:
+        """Return the line on rows without labels.
+
+        Raises:
+            DataError: more than half of the rows have none.
+        """
+        counts: dict[str, int] = getattr(self._table, "meta", {}).get("counts", {})
+        units = self._table.column("units")
+        without = int((units == 0).sum()) + counts.get("dropped.no_label_left", 0)
+        total = len(units) + counts.get("dropped.no_label_left", 0)
+        if total == 0:
+            raise DataError(
+                f"none of {counts.get('rows', 0)} rows yields an example ({_reasons(counts)}); look at the task's options"
+            )
+        if without > MOST_UNLABELLED * total:
+            raise DataError(
+                f"{without} of {total} examples carry no label, so nothing would be learned from them; "
+                "look at the task's options and at 'seq_length'"
+            )
+        warning = "; warning: nothing is learned from them" if without else ""
+        return f"labels     {int(units.sum()):,} units of loss; {without} of {total} examples carry none{warning}"
+
+    def end_line(self) -> list[str]:
+        """Return the line that says whether the end-of-sequence token is ever learned."""
+        end = getattr(self._run.tokenizer, "eos_token_id", None)
+        if self._run.task.unit != "token" or end is None:
+            return []
+        labelled = [example["labels"] for example in self._examples if "labels" in example]
+        ends = sum(bool((np.asarray(labels) == end).any()) for labels in labelled)
+        line = f"end token  {ends} of {len(labelled)} examples looked at teach the end token"
+        return [line if ends else f"{line}; warning: the model will not learn to stop"]
+
+    def sample_lines(self) -> list[str]:
+        """Return one example decoded, what carries loss between marks."""
+        if not self._examples or "input_ids" not in self._examples[0]:
+            return []
+        example = self._examples[0]
+        ids = [int(i) for i in example["input_ids"][:_SHOWN_TOKENS]]
+        labels = example.get("labels")
+        marked = [True] * len(ids)
+        if labels is not None and np.ndim(labels):
+            marked = [int(label) != IGNORED for label in labels[: len(ids)]]
+        pieces: list[str] = []
+        start = 0
+        for at in range(1, len(ids) + 1):
+            if at == len(ids) or marked[at] != marked[start]:
+                text = str(self._run.tokenizer.decode(ids[start:at]))
+                pieces.append(f"[{text}]" if marked[start] else text)
+                start = at
+        shown = repr("".join(pieces))[1:-1]
+        more = " ..." if len(example["input_ids"]) > _SHOWN_TOKENS else ""
+        return [f"sample     {shown}{more}   (loss on what is in brackets)"]
+
+
+def _reasons(counts: dict[str, int]) -> str:
+    return ", ".join(f"{k.removeprefix('dropped.')} {v}" for k, v in sorted(counts.items()) if k.startswith("dropped."))
+
+
+def _model_line(run: Run) -> str:
+    parameters = list(run.model.parameters())
+    count = sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
+    trained = sum(getattr(p, "ds_numel", p.numel()) for p in parameters if p.requires_grad)
+    precision = run.precision
+    return (
+        f"model      {type(run.model).__name__}, {count:,} parameters, {trained:,} trained; "
+        f"{str(precision.dtype).removeprefix('torch.')} on {run.device} ({precision.why})"
+    )
+
+
+def _length_line(run: Run, table: Table) -> str:
+    config, world = run.config, run.world
+    each = -(-config.batch_size // world.size)
+    rounds = -(-each // config.micro_batch_size)
+    epochs = "" if run.streams else f", {run.total_steps / max(1, run.order.steps_for_epochs(1)):.2f} epochs"
+    return (
+        f"steps      {run.total_steps:,} of {config.batch_size} sequences{epochs}; {world.size} process"
+        f"{'es' if world.size > 1 else ''}, {rounds} forward pass{'es' if rounds > 1 else ''} of at most "
+        f"{min(each, config.micro_batch_size)} a step"
+    )
+
+
+def _disk_line(run: Run) -> str:
+    weights = sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in run.model.parameters())
+    trained = sum(getattr(p, "ds_numel", p.numel()) * 4 for p in run.model.parameters() if p.requires_grad)
+    existing = next(folder for folder in (run.output, *run.output.absolute().parents) if folder.exists())
+    needed = (weights + 2 * trained) * run.config.keep + weights
+    free = shutil.disk_usage(existing).free
+    warning = "; warning: that is not enough" if free < needed else ""
+    return f"disk       at most {needed / 2**20:,.0f} MiB for {run.config.keep} checkpoints and the model, {free / 2**30:,.0f} GiB free{warning}"
+
+
+def _plugin_line(run: Run) -> str:
+    names = ", ".join(f"{a.name} {a.version}" if a.registered else f"{a.name} (unregistered)" for a in run.active)
+    policy = getattr(run.resolved.policy, "path", None)
+    return f"plugins    {names}" + (f"; policy {policy}" if policy else "")

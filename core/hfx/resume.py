@@ -1,0 +1,127 @@
+"""Where a run writes, whether it goes on from a checkpoint, and what differs between then and now."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfx.errors import ConfigError, StorageError, UsageError
+
+if TYPE_CHECKING:
+    from hfx.checkpoint import Checkpoint
+    from hfx.config import RunConfig
+    from hfx.protocols import World
+    from hfx.run import Run
+
+RUN_FILE = "run.yaml"
+_LAST_BITS = "same order of samples; sums may differ in the last bits"
+
+
+def output_of(config: RunConfig, world: World) -> Path:
+    """Return the run directory: `output`, or `runs/<time>-<model>`; what the run will need of it is checked here.
+
+    Raises:
+        UsageError: several processes, which would each make up a name of their own.
+        ConfigError: it holds a run and `resume` is `never`.
+        StorageError: it cannot be written.
+    """
+    output = config.output
+    if output is None and config.resume not in ("never", "auto"):
+        output = Path(config.resume)
+    if output is None:
+        if world.size > 1:
+            raise UsageError("several processes need one place to write to; give '--output'")
+        name = Path(config.model or "scratch").stem.replace("/", "-")
+        output = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    if (
+        config.resume == "never"
+        and (output / RUN_FILE).exists()
+        and not os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") > "0"
+    ):
+        raise ConfigError(f"'{output}' holds a run; go on with '--resume auto', or choose another '--output'")
+    existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise StorageError(f"'{existing}' cannot be written; choose another '--output'")
+    return output
+
+
+def checkpoint_of(run: Run) -> Checkpoint | None:
+    """Return the checkpoint to go on from, or None to begin."""
+    from hfx.checkpoint import newest
+
+    return newest(run.output, run.world.size) if (run.output / RUN_FILE).exists() else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field that is not what it was when the checkpoint was saved."""
+
+    field: str
+    saved: Any
+    now: Any
+    effect: str
+    refused: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.field}: saved {self.saved}, now {self.now} ({self.effect})"
+
+
+def differences(run: Run, found: Checkpoint) -> list[Difference]:
+    """Return what differs between a checkpoint and this run, and what each difference does."""
+    then, now = found.state["run"], run.config.identity()
+    result = [
+        Difference(name, then.get(name), now[name], *_effect(name)) for name in now if then.get(name) != now[name]
+    ]
+    if found.state["world_size"] != run.world.size:
+        result.append(Difference("world size", found.state["world_size"], run.world.size, _LAST_BITS))
+    current = {a.name: [a.distribution, a.version, a.plugin.options()] for a in run.active}
+    saved_plugins = found.state["plugins"]
+    for name in sorted(saved_plugins.keys() | current):
+        saved, present = saved_plugins.get(name), current.get(name)
+        if saved != present:
+            effect = (
+                "the checkpoint's learning rate and groups stay" if saved and present else "another plugin takes part"
+            )
+            result.append(Difference(f"plugin '{name}'", _brief(saved), _brief(present), effect))
+    if found.state["data"]["plan_sha256"] != run.plan_sha256():
+        result.append(
+            Difference("order of samples", found.state["data"]["plan_sha256"][:8], run.plan_sha256()[:8],
+                       "the position means nothing in another order", refused=True)
+        )  # fmt: skip
+    return result
+
+
+def _brief(plugin: list[Any] | None) -> str:
+    return "absent" if plugin is None else f"{plugin[0]} {plugin[1]} {plugin[2]}"
+
+
+def _effect(name: str) -> tuple[str, bool]:
+    exact = {"log_every", "save_every", "eval_every", "keep", "max_bad_rows"}
+    if name in exact:
+        return "exact", False
+    if name == "micro_batch_size":
+        return _LAST_BITS, False
+    if name in ("steps", "epochs", "tokens"):
+        return "the schedule follows the new length from here on", False
+    if name == "max_grad_norm":
+        return "applies from here on", False
+    return "changes what is trained", name in ("seed", "batch_size", "seq_length", "data", "model")
+
+
+def check_differences(run: Run, found: Checkpoint) -> list[str]:
+    """Return one line per difference.
+
+    Raises:
+        ConfigError: one of them makes going on impossible.
+    """
+    result = differences(run, found)
+    refused = [difference for difference in result if difference.refused]
+    if refused:
+        lines = "; ".join(str(difference) for difference in refused)
+        raise ConfigError(
+            f"cannot resume '{found.path}': {lines}; set them back, or begin anew from its weights with another '--output'"
+        )
+    return [str(difference) for difference in result]

@@ -1,0 +1,217 @@
+"""`Run`: what a hook may read and a loop needs; its parts are in `parts.py`."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hfx.errors import DataError
+from hfx.parts import Parts
+from hfx.protocols import RunResult
+from hfx.record import Record
+
+if TYPE_CHECKING:
+    from hfx.checkpoint import Checkpoint
+    from hfx.order import GlobalBatch
+    from hfx.protocols import World
+    from hfx.resolve import Resolved
+
+T = TypeVar("T")
+_STATE = 1
+
+
+class Run(Parts):
+    """One training run: its config, its place among the ranks, its parts, and how far it is."""
+
+    def __init__(self, resolved: Resolved, output: Path, world: World) -> None:
+        super().__init__(resolved, output, world)
+        self.step = 0
+        self.epoch = 0.0
+        self.tokens_total = 0
+        self.state: dict[str, dict[str, Any]] = defaultdict(dict)
+        """Tensors and JSON values of plugins, by their names: saved and restored."""
+        self.local: dict[str, Any] = {}
+        """What plugins hold open, by their names: never saved."""
+        self.last_metrics: dict[str, float] = {}
+        self._exit = ExitStack()
+        self._stop: str | None = None
+        self._stopping = False
+        self._evaluated_at = -1
+        self._saved_at = -1
+        self._data_seconds = 0.0
+
+    def batches(self) -> Iterator[GlobalBatch]:
+        """Yield the global batches that are left, until the last step or until the ranks agreed to stop."""
+        batches = self.order.batches(self.position)
+        while self.step < self.total_steps and not self._stopping:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                raise DataError("the data yields no examples to train on; look at what the task drops")
+            self._data_seconds = time.perf_counter() - started
+            yield batch
+
+    def train_step(self, batch: GlobalBatch) -> dict[str, Any]:
+        """Train on one global batch, log it, tell the listeners, and return its figures."""
+        from hfx.loop import train_step
+
+        start = self.position
+        metrics = train_step(self, batch, self._data_seconds)
+        if self.world.is_main:
+            self._record("ledger").append({"step": self.step, "position": asdict(start), "rows": batch.digest()})
+        self.last_metrics |= metrics
+        if self.due(self.config.log_every) or self.step == self.total_steps:
+            self.log(metrics)
+        self.hooks.step_end(run=self, metrics=metrics)
+        return metrics
+
+    def advance(self, batch: GlobalBatch, stopping: bool) -> None:
+        """Take note that a batch was trained on."""
+        self.step += 1
+        self.tokens_total += batch.tokens
+        self._parts["position"] = batch.next
+        self.epoch = self.order.epoch_at(batch.next, self.streams)
+        self._stopping = self._stopping or stopping
+
+    def evaluate(self) -> dict[str, float]:
+        """Evaluate, log it, tell the listeners, and return the figures; `{}` without evaluation rows."""
+        from hfx.loop import evaluate
+
+        self._evaluated_at = self.step
+        if not self.has_eval:
+            return {}
+        figures = evaluate(self)
+        self.last_metrics |= figures
+        self.log({"step": self.step, "epoch": self.epoch, **figures})
+        self.hooks.evaluated(run=self, metrics=figures)
+        return figures
+
+    @property
+    def has_eval(self) -> bool:
+        """True where there are rows to evaluate on."""
+        if self.config.eval_data is None and not len(self.rows("eval")):
+            return False
+        return len(self.table("eval")) > 0
+
+    def due(self, every: int | None) -> bool:
+        """Return whether this step is a multiple of `every`; never for None."""
+        return every is not None and self.step > 0 and self.step % every == 0
+
+    def evaluation_due(self) -> bool:
+        """Return whether an evaluation belongs to this step and has not been made."""
+        wanted = self.due(self.config.eval_every) or self.step >= self.total_steps
+        return wanted and self._evaluated_at != self.step
+
+    def save_due(self) -> bool:
+        """Return whether a checkpoint belongs to this step and has not been made."""
+        wanted = self.due(self.config.save_every) or self.step >= self.total_steps or self._stopping
+        return wanted and self._saved_at != self.step
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Append a line to `metrics.jsonl`."""
+        if self.world.is_main:
+            self._record("metrics").append(metrics)
+
+    def _record(self, name: str) -> Record:
+        return Record(self.output / f"{name}.jsonl")
+
+    # ── stopping ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def request_stop(self, reason: str) -> None:
+        """Ask for the end of the run; all ranks agree at the step's boundary, save, and stop."""
+        self._stop = self._stop or reason
+
+    @property
+    def stop_wanted(self) -> bool:
+        """True where this rank asks for the end."""
+        return self._stop is not None
+
+    @property
+    def stopping(self) -> bool:
+        """True once the ranks agreed to stop."""
+        return self._stopping
+
+    def enter(self, manager: AbstractContextManager[T]) -> T:
+        """Enter a context that is closed when the run ends, however it ends."""
+        return self._exit.enter_context(manager)
+
+    def close(self) -> None:
+        """Close what plugins entered, and leave the process group."""
+        try:
+            self._exit.close()
+        finally:
+            if "backend" in self._parts:
+                self.backend.close()
+
+    def result(self) -> RunResult:
+        """Return how the run stands."""
+        stopped = (self._stop or "stopped by another rank") if self._stopping else None
+        return RunResult(self.output, dict(self.last_metrics), self.step, stopped)
+
+    # ── saving ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def save(self) -> Path:
+        """Save a checkpoint of this step, drop the oldest, tell the listeners, and return its folder."""
+        from hfx import checkpoint
+        from hfx.order import as_json
+
+        path = checkpoint.folder_of(self.output, self.step)
+        tensors, backend_values = self.backend.state()
+        plugin_values: dict[str, dict[str, Any]] = {}
+        for name, state in self.state.items():
+            for key, value in state.items():
+                if hasattr(value, "untyped_storage"):
+                    tensors[f"state.{name}.{key}"] = value
+                else:
+                    plugin_values.setdefault(name, {})[key] = value
+        values = {
+            "format": _STATE,
+            "step": self.step,
+            "epoch": self.epoch,
+            "tokens_total": self.tokens_total,
+            "evaluated_at": self._evaluated_at,
+            "data": as_json(self.position, self.plan_sha256()),
+            "schedule": self.schedule.state_dict(),
+            "backend": backend_values,
+            "state": plugin_values,
+            "world_size": self.world.size,
+            "total_steps": self.total_steps,
+            "run": self.config.identity(),
+            "plugins": {a.name: [a.distribution, a.version, a.plugin.options()] for a in self.active},
+        }
+        checkpoint.save(path, tensors, values, self.world, self.backend)
+        self._saved_at = self.step
+        if self.world.is_main:
+            checkpoint.rotate(self.output, self.config.keep)
+        self.hooks.saved(run=self, path=path)
+        return path
+
+    def restore(self, found: Checkpoint) -> None:
+        """Go on from a checkpoint: tensors, counters, position, schedule and plugins' state; cut the records."""
+        import torch
+
+        from hfx.order import Position
+
+        state = found.state
+        self.build()
+        self.backend.load(found)
+        self.schedule.load_state_dict(state["schedule"])
+        self.step, self.epoch, self.tokens_total = state["step"], state["epoch"], state["tokens_total"]
+        self._evaluated_at, self._saved_at = state["evaluated_at"], state["step"]
+        self._parts["position"] = Position(**state["data"]["position"])
+        for name, values in state["state"].items():
+            self.state[name].update(values)
+        own = [name for name in found.names() if name.startswith("state.")]
+        into = {name: torch.empty(found.shape(name), dtype=found.dtype(name)) for name in own}
+        found.read(into)
+        for full, tensor in into.items():
+            _, name, key = full.split(".", 2)
+            self.state[name][key] = tensor
+        if self.world.is_main:
+            for record in ("metrics", "ledger"):
+                self._record(record).cut(self.step)
