@@ -1,17 +1,19 @@
-"""What both model plugins share: seeded building, and whether a model can hold the run's tokens and positions."""
+"""What both model plugins share: quiet and seeded building, and whether a model can hold the run's tokens."""
 
 from __future__ import annotations
 
+import io
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, redirect_stderr
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hfx.errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from hfx import Run
 
@@ -25,13 +27,48 @@ def seeded(run: Run) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the progress bars, warnings and reports of transformers off the user's terminal."""
+    from huggingface_hub.utils import logging as hub
+    from transformers.utils import logging as chatter
+
+    levels = hub.get_verbosity(), chatter.get_verbosity()
+    bars = chatter.is_progress_bar_enabled()
+    hub.set_verbosity(logging.CRITICAL)
+    chatter.set_verbosity(logging.CRITICAL)
+    chatter.disable_progress_bar()
+    try:
+        # Reading a .gguf file draws a bar that no setting of transformers reaches.
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        hub.set_verbosity(levels[0])
+        chatter.set_verbosity(levels[1])
+        if bars:
+            chatter.enable_progress_bar()
+
+
+def causal_options(config: PreTrainedConfig, model_class: str) -> dict[str, Any]:
+    """Return what makes an encoder's config causal: without it, bert would see the tokens that it has to guess."""
+    causal = model_class == "AutoModelForCausalLM" and hasattr(config, "is_decoder")
+    return {"is_decoder": True} if causal else {}
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, without the full stop."""
+    return str(error).strip().split("\n")[0].rstrip(".:")
+
+
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a tokenizer with more tokens than the model has embeddings.
 
     Raises:
         ModelError: ids of the tokenizer would lie outside the model's embeddings.
     """
-    rows = int(model.get_input_embeddings().weight.shape[0])
+    weight = model.get_input_embeddings().weight
+    # An engine that partitions parameters (ZeRO-3) leaves an empty one and keeps its shape in `ds_shape`.
+    rows = int(getattr(weight, "ds_shape", weight.shape)[0])
     if len(tokenizer) > rows:
         raise ModelError(
             f"the tokenizer has {len(tokenizer):,} tokens and the model embeddings for {rows:,}; "

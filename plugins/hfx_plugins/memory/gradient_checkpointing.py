@@ -1,0 +1,29 @@
+"""Activations computed twice instead of kept."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from hfx import Plugin, hookimpl
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class GradientCheckpointing(Plugin):
+    """Recompute the activations of layers in the backward pass: much less memory for about a third more time."""
+
+    every: int = Field(default=1, ge=1)
+    """Recompute every n-th layer only: more memory, less time."""
+
+    @hookimpl(wrapper=True)
+    def hfx_model(self) -> Generator[None, PreTrainedModel, PreTrainedModel]:
+        """Return the model with checkpointing switched on."""
+        from hfx_plugins.memory.gradient_checkpointing_impl import enable
+
+        model = yield
+        enable(model, self.every)
+        return model

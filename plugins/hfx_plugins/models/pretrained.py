@@ -1,0 +1,55 @@
+"""A model that somebody trained before; the default where the run names one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hfx import Plugin, Problem, hookimpl
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hfx import Run
+
+
+class Pretrained(Plugin):
+    """The run's `model`: a hub id, a folder, or a `.gguf` file (dequantised)."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; none: `main`."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
+    """Dtype of the weights; `auto`: the checkpoint's; none: what the precision builds models in."""
+    attn_implementation: str | None = None
+    """Attention's code: eager, sdpa, flash_attention_2; none: what transformers chooses."""
+    device_map: str | dict[str, int | str] | None = None
+    """Where transformers puts which module: `auto`, or a mapping; none: the backend decides."""
+    low_memory: bool = False
+    """Read each weight straight onto the run's device, so that the host never holds the whole model."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model; a hub id then needs a `revision` that is a full commit hash."""
+
+    @hookimpl
+    def hfx_check(self, run: Run) -> Iterator[Problem]:
+        """Report a run without a model, and code that its publisher can change at any time."""
+        model = run.config.model
+        if model is None:
+            yield Problem("'pretrained' has no model to load; add '--model', or '--plugin scratch' for a new one")
+            return
+        pinned = self.revision is not None and re.fullmatch(r"[0-9a-f]{40}", self.revision)
+        if self.trust_remote_code and not pinned and not Path(model).exists():
+            yield Problem(
+                "'pretrained.trust_remote_code' runs whatever the model's publisher uploads next; "
+                "set 'pretrained.revision' to the full hash of the commit that you have read"
+            )
+        if self.device_map is not None and self.low_memory:
+            yield Problem("'pretrained.device_map' and 'pretrained.low_memory' both place the weights; drop one")
+
+    @hookimpl
+    def hfx_model(self, run: Run) -> PreTrainedModel:
+        """Return the model with its weights, and with weights drawn from the run's seed where it has none."""
+        from hfx_plugins.models.pretrained_impl import load
+
+        return load(self, run)
