@@ -1,0 +1,40 @@
+"""The root command `hfx`: its subcommands by name, none of them imported."""
+
+from __future__ import annotations
+
+import click
+
+from hfx.cli.lazy import LazyGroup
+from hfx.cli.tracebacks import traceback_option
+
+EPILOG = """\b
+Examples:
+  hfx train --plugin lion
+  hfx train config.yaml --batch-size 64 --lion.lr 1e-4
+  hfx plugins show lion
+"""
+
+COMMANDS = {
+    "train": ("hfx.cli.train", "Train a model; without arguments, a small demonstration."),
+    "config": ("hfx.cli.config", "Show, describe and validate the config of a run."),
+    "plugins": ("hfx.cli.plugins", "List plugins, show one, check one, begin a new one."),
+    "generate": ("hfx.cli.generate", "Continue a prompt with the model of a run."),
+    "completion": ("hfx.cli.completion", "Print the completion script for a shell."),
+}
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"hfx {version('hfx')}")
+        ctx.exit()
+
+
+@click.command(cls=LazyGroup, table=COMMANDS, epilog=EPILOG, context_settings={"max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
+)
+@traceback_option
+def cli() -> None:
+    """Train Hugging Face models; every decision of a run is a plugin."""

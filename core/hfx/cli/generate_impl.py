@@ -1,0 +1,42 @@
+"""The part of `hfx generate` that imports torch and transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from hfx.errors import ModelError
+
+
+def continued(source: str, prompt: str, max_new_tokens: int, temperature: float, seed: int) -> str:
+    """Return the prompt and its continuation.
+
+    Raises:
+        ModelError: the model or its tokenizer cannot be loaded, or the prompt is empty.
+    """
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    tokenizer, model = _loaded(source)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    inputs = tokenizer(prompt, return_tensors="pt").to(device)
+    if inputs["input_ids"].shape[1] == 0:
+        raise ModelError("the prompt has no tokens; give some text with '--prompt'")
+    torch.manual_seed(seed)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    wanted = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    output = model.to(device).generate(**wanted, max_new_tokens=max_new_tokens, pad_token_id=pad, **sampling)
+    return str(tokenizer.decode(output[0], skip_special_tokens=True))
+
+
+def _loaded(source: str) -> tuple[Any, Any]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise ModelError(f"cannot load a causal language model and its tokenizer from '{source}': {cause}") from error
+    return tokenizer, model.eval()

@@ -1,0 +1,194 @@
+"""The arguments that `hfx train` and `hfx config` share: a config, a flag per field of the run, plugins and options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+from rich_click.rich_parameter import RichArgument, RichOption
+
+from hfx.cli import suggest
+from hfx.cli.command import Command
+from hfx.cli.fields import choices, description, field_default, field_type
+from hfx.config import RunConfig
+from hfx.errors import ConfigError, HfxError, nearest
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+    from rich_click.rich_context import RichContext
+    from rich_click.rich_help_formatter import RichHelpFormatter
+
+    from hfx.resolve import Resolved
+
+DOTTED = re.compile(r"--(?P<plugin>\w[\w-]*)\.(?P<option>[\w.-]+)(=.*)?", re.DOTALL)
+META = "hfx.cli.run_command"
+
+
+@dataclass
+class RunArguments:
+    """What was typed, in order."""
+
+    words: Sequence[str]
+    dotted: list[click.Parameter] = field(default_factory=list)
+    plugin_options: list[tuple[str, str]] = field(default_factory=list)
+    config: Path | None = None
+    plugins: Sequence[str] = ()
+    fields: dict[str, str] = field(default_factory=dict)
+
+    def resolve(self) -> Resolved:
+        """Resolve what was typed."""
+        from hfx.layers import flag
+        from hfx.resolve import resolve
+
+        return resolve(
+            yaml_path=self.config,
+            fields={name: flag(name.replace("_", "-"), text) for name, text in self.fields.items()},
+            plugin_args=self.plugins,
+            plugin_options=self.plugin_options,
+        )
+
+
+def arguments(ctx: click.Context) -> RunArguments:
+    """Return what was typed for this command."""
+    typed: RunArguments = ctx.meta[META]
+    typed.config = ctx.params.get("config")
+    typed.plugins = ctx.params.get("plugin") or ()
+    typed.fields = {name: ctx.params[name] for name in RunConfig.model_fields if ctx.params.get(name) is not None}
+    return typed
+
+
+class RunCommand(Command):
+    """A command about a run. `--NAME.OPTION` takes the word after it, whatever it looks like; `-` and `_` are one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("context_settings", {})["token_normalize_func"] = lambda word: word.replace("_", "-")
+        super().__init__(*args, **kwargs)
+        self.params = [_config_argument(), _plugin_option(), *map(_flag, RunConfig.model_fields), *self.params]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Declare an option for every dotted word, then leave the parsing to click."""
+        typed = ctx.meta[META] = RunArguments(tuple(args))
+        names = dict.fromkeys(
+            _as_flag(*match.group("plugin", "option")) for match in map(DOTTED.fullmatch, args) if match
+        )
+        typed.dotted = [_dotted(name, index) for index, name in enumerate(names)]
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise ConfigError(self._unknown(ctx, error.option_name)) from error
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the command's own parameters and the options of plugins that were typed (or are shown)."""
+        typed = ctx.meta.get(META)
+        return [*super().get_params(ctx), *(typed.dotted if typed else ())]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one panel for the run and one for each active plugin."""
+        ctx.meta[META].dotted = _active_options(ctx)
+        super().format_options(cast("RichContext", ctx), cast("RichHelpFormatter", formatter))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete flags, and the options of the plugins named so far."""
+        typed = ctx.meta[META]
+        names = suggest.named_plugins(typed.words, incomplete)
+        typed.dotted = [option for name in names for option in plugin_options(name, suggest.plugin_class(name), name)]
+        return super().shell_complete(ctx, incomplete)
+
+    def _unknown(self, ctx: click.Context, word: str) -> str:
+        active = _active_options(ctx)
+        owned = [flag for option in active for flag in option.opts if flag.rpartition(".")[2] == word.lstrip("-")]
+        if owned:
+            return f"no option '{word}'; it belongs to a plugin: '{owned[0]}'"
+        flags = [flag for option in [*self.params, *active] for flag in option.opts if flag.startswith("--")]
+        lists = f" '{ctx.command_path} --help' lists them"
+        return f"no option '{word}';{nearest(word, flags) or lists}"
+
+
+def _config_argument() -> click.Parameter:
+    return RichArgument(
+        ["config"], required=False, type=click.Path(path_type=Path), help="A YAML file; flags override its values."
+    )
+
+
+def _plugin_option() -> click.Parameter:
+    return RichOption(
+        ["--plugin"],
+        multiple=True,
+        metavar="NAME|NAME@DIST|no:NAME",
+        help="Activate a plugin, or drop one with 'no:'. May be given more than once.",
+        shell_complete=suggest.complete_plugins,
+    )
+
+
+def _flag(name: str) -> click.Parameter:
+    info = RunConfig.model_fields[name]
+    default = "" if info.default is None else f" [default: {field_default(info)}]"
+    return RichOption(
+        [f"--{name.replace('_', '-')}", name],
+        metavar=field_type(info).upper(),
+        help=description(info) + default,
+        panel="The run",
+        shell_complete=suggest.complete_words(list(choices(info.annotation))),
+    )
+
+
+def _as_flag(plugin: str, option: str) -> str:
+    return f"--{plugin}.{option}".replace("_", "-")
+
+
+def _dotted(flag: str, index: int) -> click.Parameter:
+    plugin, _, option = flag.removeprefix("--").replace("-", "_").partition(".")
+
+    def collect(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> None:
+        ctx.meta[META].plugin_options += [(f"{plugin}.{option}", value) for value in values]
+
+    return RichOption(
+        [flag, f"plugin_option_{index}"],
+        multiple=True,
+        hidden=True,
+        expose_value=False,
+        callback=collect,
+        shell_complete=suggest.complete_option(plugin, option),
+    )
+
+
+def plugin_options(name: str, kind: type[Any] | None, panel: str) -> list[click.Parameter]:
+    """Return the options of a plugin's class as they are typed, for help and completion."""
+    if kind is None:
+        return []
+    return [
+        RichOption(
+            [_as_flag(name, option), f"{name}__{option}"],
+            metavar=field_type(info).upper(),
+            help=f"{description(info)} [default: {field_default(info)}]",
+            panel=panel,
+            multiple=True,
+        )
+        for option, info in kind.model_fields.items()
+    ]
+
+
+def _active_options(ctx: click.Context) -> list[click.Parameter]:
+    """Return the options of the plugins that the typed words activate, or of the defaults where they are in error."""
+    words = [word for word in ctx.meta[META].words if word != "--help"]
+    try:
+        resolved = _resolve_words(words)
+    except HfxError:
+        resolved = RunArguments(()).resolve()
+    return [
+        option
+        for active in resolved.plugins
+        for option in plugin_options(active.name, type(active.plugin), f"Plugin {active.name}")
+    ]
+
+
+def _resolve_words(words: Sequence[str]) -> Resolved:
+    """Resolve the plugins among the words; other words may be wrong, and are looked at elsewhere."""
+    named = [suggest.value_after(words, index, "--plugin") for index in range(len(words))]
+    configs = [Path(word) for word in words if word.endswith((".yaml", ".yml")) and Path(word).is_file()]
+    typed = RunArguments(words, config=configs[0] if configs else None, plugins=[word for word in named if word])
+    return typed.resolve()
