@@ -76,7 +76,7 @@ class PluginError(HfxError):
     """A plugin raised, or returned what its hook does not allow."""
 
 
-def nearest(word: str, candidates: Iterable[str]) -> str:
+def nearest(word: str, candidates: Iterable[str], prefix: str = "") -> str:
     """Return ` did you mean 'lion'?` for the candidate nearest to the word, or nothing."""
     found = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
-    return f" did you mean '{found[0]}'?" if found else ""
+    return f" did you mean '{prefix}{found[0]}'?" if found else ""

@@ -1,0 +1,242 @@
+"""Which plugins a run has: who named each, in which layer, and who provides each role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from hfx.discovery import OWN, PluginRef, canonical_distribution, offering, pick, split_name
+from hfx.errors import ConfigError, PluginNotFound
+from hfx.implementations import ROLES, provided
+from hfx.layers import Origin, Section
+from hfx.plugin import Plugin
+from hfx.policy import Policy
+
+DROP = "no:"
+
+
+class Layer(IntEnum):
+    """Who speaks, from the weakest voice to the strongest."""
+
+    DEFAULT = 0
+    DEMO = 1
+    YAML = 2
+    COMMAND = 3
+    POLICY = 4
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A plugin named (`lion`, `lion@hfx-fastlion`) or dropped (`no:lion`) by one layer."""
+
+    text: str
+    layer: Layer
+    origin: Origin
+    plugin: Plugin | None = None
+    """The object, where Python code gave one."""
+    ref: PluginRef | None = None
+    """The entry point of the object's class; none: it is unregistered."""
+    options: Section = field(default_factory=Section)
+
+    @property
+    def drops(self) -> bool:
+        """True for `no:NAME`."""
+        return self.text.startswith(DROP)
+
+    @property
+    def name(self) -> str:
+        """The plugin's name, without `no:` and distribution."""
+        return split_name(self.text.removeprefix(DROP))[0]
+
+
+@dataclass
+class Choice:
+    """A plugin on its way to being active: chosen, its class imported, its options not yet validated."""
+
+    name: str
+    plugin_class: type[Plugin]
+    ref: PluginRef | None
+    layer: Layer
+    origin: Origin
+    plugin: Plugin | None = None
+    options: dict[Layer, Section] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoleChoice:
+    """Who provides a role, and why."""
+
+    plugin: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.plugin} ({self.why})"
+
+
+class Activation:
+    """Decides, layer by layer, which plugins are active; imports only those that somebody or the defaults named."""
+
+    def __init__(self, refs: Sequence[PluginRef], policy: Policy) -> None:
+        self.refs = refs
+        self.policy = policy
+        self.choices: dict[str, Choice] = {}
+        self.dropped: dict[str, Origin] = {}
+        self.notes: list[str] = []
+
+    def activate(self, mentions: Iterable[Mention]) -> None:
+        """Take one layer's mentions; within it the last word about a name counts.
+
+        Raises:
+            ConfigError: a name means nothing, or more than one thing, or the policy refuses it.
+        """
+        last: dict[str, Mention] = {}
+        for mention in mentions:
+            earlier = last.get(mention.name)
+            if earlier and earlier.plugin and not mention.drops:
+                raise ConfigError(f"plugin '{mention.name}' is given twice; give it once")
+            last[mention.name] = mention
+        for mention in last.values():
+            if mention.drops:
+                self._drop(mention)
+            elif mention.layer > Layer.DEMO or mention.name not in self.dropped:
+                self._choose(mention)
+
+    def _drop(self, mention: Mention) -> None:
+        chosen = self.choices.pop(mention.name, None)
+        if chosen and chosen.layer is Layer.POLICY:
+            raise ConfigError(f"'{chosen.name}' is always on by the policy {chosen.origin}; remove '{mention.text}'")
+        if chosen is None:
+            offering(mention.name, self.refs)
+        self.dropped[mention.name] = mention.origin
+
+    def _choose(self, mention: Mention) -> None:
+        chosen = self.choices.get(mention.name)
+        self.dropped.pop(mention.name, None)
+        ref = self._ref(mention, chosen)
+        if chosen and chosen.ref != ref:
+            self._refuse_other(chosen, mention, ref)
+            chosen = None
+        if chosen is None:
+            plugin_class = type(mention.plugin) if mention.plugin else self.load(ref)
+            chosen = Choice(mention.name, plugin_class, ref, mention.layer, mention.origin)
+            self.choices[mention.name] = chosen
+        elif mention.layer > chosen.layer:
+            chosen.layer, chosen.origin = mention.layer, mention.origin
+        chosen.plugin = mention.plugin or chosen.plugin
+        chosen.options[mention.layer] = mention.options
+
+    def _refuse_other(self, chosen: Choice, mention: Mention, ref: PluginRef | None) -> None:
+        old, new = str(chosen.ref or chosen.name), str(ref or mention.name)
+        if chosen.layer is Layer.POLICY:
+            raise ConfigError(f"'{old}' is always on by the policy {chosen.origin}; remove '{new}' of {mention.origin}")
+        self.notes.append(f"'{new}' of {mention.origin} replaces '{old}' of {chosen.origin}")
+
+    # ── from a name to a class ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _ref(self, mention: Mention, chosen: Choice | None) -> PluginRef | None:
+        if mention.plugin is not None:
+            distribution = mention.ref.distribution if mention.ref else None
+            if reason := self.policy.refusal(mention.name, distribution):
+                raise ConfigError(f"plugin '{mention.name}' is {reason}; choose another, or ask who keeps the policy")
+            if mention.ref:
+                self.policy.check_version(mention.ref)
+            return mention.ref
+        if chosen and "@" not in mention.text:
+            return chosen.ref
+        typed = mention.layer > Layer.DEMO or mention.origin.kind == "policy"
+        return self.pick(mention.text, typed)
+
+    def pick(self, text: str, typed: bool) -> PluginRef:
+        """Return the entry point that a name means under the policy.
+
+        Raises:
+            PluginNotFound: nobody offers it, more than one does, or the policy refuses it.
+        """
+        name, distribution = split_name(text)
+        same = offering(name, self.refs)
+        permitted = self.policy.permitted(same)
+        wanted = distribution or canonical_distribution(self.policy.prefer.get(name, "")) or ("" if typed else OWN)
+        meant = [ref for ref in same if not wanted or canonical_distribution(ref.distribution) == wanted]
+        if meant and not set(meant) & set(permitted):
+            reason = self.policy.refusal(meant[0].name, meant[0].distribution)
+            raise PluginNotFound(f"plugin '{meant[0]}' is {reason}; choose another, or ask who keeps the policy")
+        return pick(text, permitted, self.policy.prefer, typed)
+
+    def load(self, ref: PluginRef | None) -> type[Plugin]:
+        """Import the class of an entry point, if its version is one that the policy takes."""
+        assert ref is not None, "a name without an object always has an entry point"
+        self.policy.check_version(ref)
+        return ref.load()
+
+    # ── roles ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def provider(self, role: str) -> Choice | None:
+        """Return who provides the role among the plugins chosen so far; the strongest layer's."""
+        providers = self._providers(role)
+        return max(providers, key=lambda choice: choice.layer) if providers else None
+
+    def _providers(self, role: str) -> list[Choice]:
+        return [choice for choice in self.choices.values() if role in provided(choice.plugin_class)]
+
+    def settle(self) -> None:
+        """Let later layers replace the providers of earlier ones; two in one layer are an error.
+
+        Raises:
+            ConfigError: two providers of one layer, or one beside the policy's.
+        """
+        for role in ROLES:
+            winner = self.provider(role)
+            for loser in self._providers(role):
+                if winner and loser.layer < winner.layer:
+                    self._replace(role, winner, loser)
+        for role in ROLES:
+            same = self._providers(role)
+            if len(same) > 1:
+                raise ConfigError(_both(role, same[0], same[1]))
+
+    def _replace(self, role: str, winner: Choice, loser: Choice) -> None:
+        if winner.layer is Layer.POLICY and loser.layer > Layer.DEMO:
+            raise ConfigError(
+                f"'{loser.name}' of {loser.origin} provides '{role}', which the policy {winner.origin} fills with "
+                f"'{winner.name}'; remove '{loser.name}'"
+            )
+        del self.choices[loser.name]
+        self.notes.append(f"'{winner.name}' of {winner.origin} replaces '{loser.name}' of {loser.origin}")
+
+    def fill(self, role: str, text: str, origin: Origin) -> None:
+        """Let the defaults' plugin provide a role that nobody claimed.
+
+        Raises:
+            ConfigError: it was dropped, or provides no such role.
+        """
+        name = split_name(text)[0]
+        if name in self.dropped:
+            raise ConfigError(
+                f"nobody provides the role '{role}': '{name}' is dropped by {self.dropped[name]}; "
+                f"name another with `--plugin`, `hfx plugins` lists them"
+            )
+        self.activate([Mention(text, Layer.DEFAULT, origin)])
+        if role not in provided(self.choices[name].plugin_class):
+            raise ConfigError(f"{origin}: '{name}' does not provide the role '{role}'; name one that does")
+
+
+def _both(role: str, first: Choice, second: Choice) -> str:
+    at = f"'{first.name}' and '{second.name}' both provide the role '{role}'"
+    if first.layer is Layer.POLICY:
+        return f"{at} and the policy {first.origin} activates both; drop one from the policy"
+    if first.layer is Layer.DEFAULT:
+        return f"{at} and both are defaults; name one with `--plugin {first.name}`"
+    if first.origin.kind == "flag":
+        return f"{at}; drop one: remove '{second.origin}'"
+    if first.origin.kind == "yaml":
+        return (
+            f"{at} ({first.origin} and {second.origin}); drop one: remove it there or add `--plugin no:{second.name}`"
+        )
+    return f"{at}; drop one from `plugins=[...]`"
+
+
+def order(choices: Mapping[str, Choice], last: Iterable[str]) -> list[Choice]:
+    """Return the plugins in the order of their first mention, those of `activate_last` at the end."""
+    names = [split_name(text)[0] for text in last]
+    return [c for c in choices.values() if c.name not in names] + [choices[name] for name in names if name in choices]

@@ -1,0 +1,125 @@
+"""Values that know where they came from: YAML read with the file and line of every key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import yaml
+
+from hfx.errors import ConfigError
+
+Kind: TypeAlias = Literal["default", "demo", "policy", "yaml", "flag", "python", "locked"]
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value came from: `config.yaml:12`, `--lion.lr`, `default`."""
+
+    kind: Kind
+    where: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == "locked":
+            return f"{self.where} (locked)"
+        return self.where or {"demo": "demo recipe"}.get(self.kind, self.kind)
+
+
+DEFAULT = Origin("default")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value and its origin."""
+
+    value: Any
+    origin: Origin
+
+
+class Section(dict[str, "Value | Section"]):
+    """A mapping of a config whose leaves are values with their origins."""
+
+    def __init__(self, items: Mapping[str, Value | Section] | None = None, origin: Origin = DEFAULT) -> None:
+        super().__init__(items or {})
+        self.origin = origin
+
+
+def flag(name: str, text: Any) -> Value:
+    """Return what somebody typed after `--name`."""
+    return Value(text, Origin("flag", f"--{name}"))
+
+
+def plain(tree: Value | Section) -> Any:
+    """Return the bare value, mappings as dictionaries."""
+    if isinstance(tree, Value):
+        return tree.value
+    return {key: plain(value) for key, value in tree.items()}
+
+
+def sectioned(mapping: Mapping[str, Any], origin: Origin) -> Section:
+    """Return a plain mapping as a section whose every leaf has that origin; values already given theirs keep it."""
+    section = Section(origin=origin)
+    for key, value in mapping.items():
+        if isinstance(value, Value | Section):
+            section[str(key)] = value
+        elif isinstance(value, Mapping):
+            section[str(key)] = sectioned(value, origin)
+        else:
+            section[str(key)] = Value(value, origin)
+    return section
+
+
+def read_yaml(path: Path, kind: Kind = "yaml") -> Section:
+    """Return a YAML file as a section.
+
+    Raises:
+        ConfigError: it cannot be read, is no YAML, is no mapping, or holds a key twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"cannot read '{path}': {reason}; give the path of a YAML file") from error
+    return parse_yaml(text, str(path), kind)
+
+
+def parse_yaml(text: str, name: str, kind: Kind = "yaml") -> Section:
+    """Return YAML text as a section; `name` stands for the file in origins and errors."""
+    loader = _LOADER(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return Section(origin=Origin(kind, f"{name}:1"))
+        if not isinstance(node, yaml.MappingNode):
+            raise ConfigError(f"{name}:1: the file is not a mapping; write `key: value` lines")
+        return _section(loader, node, name, kind, Origin(kind, f"{name}:1"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        problem = getattr(error, "problem", None) or "the text cannot be read"
+        raise ConfigError(f"{name}:{line}: this is not YAML: {problem}; mend the line") from error
+    finally:
+        loader.dispose()
+
+
+def _section(loader: Any, node: yaml.MappingNode, name: str, kind: Kind, origin: Origin) -> Section:
+    seen: dict[str, int] = {}
+    for key_node, _ in node.value:
+        key, line = str(key_node.value), key_node.start_mark.line + 1
+        if key in seen and key != "<<":
+            raise ConfigError(f"{name}:{line}: the key '{key}' is already given in line {seen[key]}; remove one")
+        seen[key] = line
+    loader.flatten_mapping(node)
+    section = Section(origin=origin)
+    for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ConfigError(f"{name}:{key_node.start_mark.line + 1}: a key is not a word; write `key: value`")
+        here = Origin(kind, f"{name}:{key_node.start_mark.line + 1}")
+        if isinstance(value_node, yaml.MappingNode):
+            section[key_node.value] = _section(loader, value_node, name, kind, here)
+        else:
+            section[key_node.value] = Value(loader.construct_object(value_node, deep=True), here)
+    return section

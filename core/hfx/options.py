@@ -1,0 +1,161 @@
+"""From words to typed values: the fields of a plugin or of the run, or an error with the path of the key."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from hfx.discovery import canonical
+from hfx.errors import ConfigError, nearest
+from hfx.layers import Origin, Section, Value, plain
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+Model = TypeVar("Model", bound=BaseModel)
+_CLEARED = ("none", "null")
+
+
+def path_of(owner: str, key: str, origin: Origin) -> str:
+    """Return how an option is written where it was given: `--lion.lr`, or `config.yaml:3: 'plugins.lion.lr'`."""
+    if origin.kind == "flag":
+        return f"'{origin.where}'"
+    inner = f"{owner}.{key}" if owner else key
+    if origin.kind == "yaml" and owner:
+        inner = f"plugins.{inner}"
+    if origin.kind in ("policy", "locked"):
+        inner = inner if owner else f"run.{inner}"
+    return f"{origin.where}: '{inner}'" if origin.kind in ("yaml", "policy", "locked") else f"'{inner}'"
+
+
+def members(annotation: Any) -> Iterator[Any]:
+    """Yield the alternatives of a type, `Annotated` and unions unwrapped."""
+    origin = get_origin(annotation)
+    if hasattr(annotation, "__value__"):
+        yield from members(annotation.__value__)
+    elif origin is Annotated:
+        yield from members(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for member in get_args(annotation):
+            yield from members(member)
+    else:
+        yield annotation
+
+
+def from_text(text: str, annotation: Any) -> Any:
+    """Return what the words mean to a field of this type, before pydantic validates it.
+
+    `none` and `null` clear an optional field; lists and mappings are written as YAML flow (`[1, 2]`).
+
+    Raises:
+        ValueError: the text of a list or mapping is not YAML.
+    """
+    kinds = list(members(annotation))
+    literals = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if text.lower() in _CLEARED and type(None) in kinds and text not in literals:
+        return None
+    if any(map(_is_container, kinds)) and (str not in kinds or text.lstrip()[:1] in ("[", "{")):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError("it should be YAML, like [1, 2] or {a: 1}") from error
+    return text
+
+
+def _is_container(kind: Any) -> bool:
+    plain_type = get_origin(kind) or kind
+    if not isinstance(plain_type, type) or issubclass(plain_type, str | bytes):
+        return False
+    return issubclass(plain_type, Collection | BaseModel)
+
+
+def merge(layers: Iterable[Mapping[str, Value | Section]]) -> dict[str, Value]:
+    """Return the values of all layers by field, a later layer's first choice over an earlier one's."""
+    merged: dict[str, Value] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            merged[canonical(key)] = value if isinstance(value, Value) else Value(plain(value), value.origin)
+    return merged
+
+
+def check_keys(
+    model: type[BaseModel], values: Mapping[str, Value], owner: str, elsewhere: Callable[[str], str]
+) -> None:
+    """Refuse a key that is no field of the model, with the nearest one, or with `elsewhere`: who else has such a key.
+
+    Raises:
+        ConfigError: names the key with its path.
+    """
+    for key, value in values.items():
+        if key in model.model_fields:
+            continue
+        path = path_of(owner, key, value.origin)
+        what = f"no option of plugin '{owner}'" if owner else "no field of the run"
+        prefix = f"--{owner}." if owner and value.origin.kind == "flag" else ""
+        near = nearest(key, model.model_fields, prefix)
+        hint = near or elsewhere(key) if owner else elsewhere(key) or near
+        known = ", ".join(model.model_fields) or "none"
+        raise ConfigError(f"{path} is {what};{hint or f' it has: {known}'}")
+
+
+def build(model: type[Model], values: Mapping[str, Value], owner: str = "") -> Model:
+    """Return the model with these values; strings are read by the type of their field.
+
+    Raises:
+        ConfigError: names the first value that does not fit, with its path.
+    """
+    fitted = {key: ready(model, key, value, owner) for key, value in values.items()}
+    try:
+        return model.model_validate(fitted)
+    except ValidationError as error:
+        raise _explained(error, values, owner) from error
+
+
+def ready(model: type[BaseModel], key: str, value: Value, owner: str) -> Any:
+    """Return a value as pydantic is to see it: words are read by the type of their field.
+
+    Raises:
+        ConfigError: the words cannot be read, or true stands for a number.
+    """
+    annotation = model.model_fields[key].annotation
+    if isinstance(value.value, str) and value.origin.kind != "python":
+        try:
+            return from_text(value.value, annotation)
+        except ValueError as error:
+            raise ConfigError(f"{path_of(owner, key, value.origin)} is {value.value!r}; {error}") from error
+    kinds = set(members(annotation))
+    if isinstance(value.value, bool) and kinds & {int, float} and bool not in kinds:
+        # pydantic takes true for 1.
+        raise ConfigError(f"{path_of(owner, key, value.origin)} is {value.value}; it should be a number")
+    return value.value
+
+
+def _explained(error: ValidationError, values: Mapping[str, Value], owner: str) -> ConfigError:
+    details = error.errors(include_url=False)
+    first = details[0]["loc"][:1]
+    same = [detail for detail in details if detail["loc"][:1] == first]
+    reasons = " or ".join(dict.fromkeys(map(_reason, same)))
+    subject = f"plugin '{owner}'" if owner else "the run"
+    if not first:
+        return ConfigError(f"{subject}: {reasons}")
+    key = str(first[0])
+    if same[0]["type"] == "missing" or key not in values:
+        flag = f"--{owner}.{key}" if owner else f"--{key}"
+        return ConfigError(f"{subject} needs the option '{key}'; add `{flag} VALUE`")
+    value = values[key]
+    shown = "not right" if same[0]["type"] == "value_error" else repr(value.value)
+    others = len({detail["loc"][:1] for detail in details}) - 1
+    more = f" (and {others} more wrong)" if others else ""
+    return ConfigError(f"{path_of(owner, key, value.origin)} is {shown}; {reasons}{more}")
+
+
+def _reason(detail: ErrorDetails) -> str:
+    # The text of a `value_error` is the author's own; it may be about a secret, so its input is never shown.
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "it should be")
+    if detail["type"] == "string_type":
+        return "it should be text: put it in quotes"
+    return message[:1].lower() + message[1:]
