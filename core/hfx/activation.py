@@ -49,6 +49,10 @@ class Mention:
         """The plugin's name, without `no:` and distribution."""
         return split_name(self.text.removeprefix(DROP))[0]
 
+    def same_as(self, other: Mention) -> bool:
+        """Say whether two mentions of a name ask for the same thing."""
+        return self.plugin is other.plugin is None and self.text == other.text
+
 
 @dataclass
 class Choice:
@@ -93,8 +97,10 @@ class Activation:
         last: dict[str, Mention] = {}
         for mention in mentions:
             earlier = last.get(mention.name)
-            if earlier and earlier.plugin and not mention.drops:
-                raise ConfigError(f"plugin '{mention.name}' is given twice; give it once")
+            if earlier and not earlier.drops and not mention.drops and not earlier.same_as(mention):
+                raise ConfigError(
+                    f"plugin '{mention.name}' is given twice, by {earlier.origin} and {mention.origin}; give it once"
+                )
             last[mention.name] = mention
         for mention in last.values():
             if mention.drops:
@@ -107,7 +113,10 @@ class Activation:
         if chosen and chosen.layer is Layer.POLICY:
             raise ConfigError(f"'{chosen.name}' is always on by the policy {chosen.origin}; remove '{mention.text}'")
         if chosen is None:
-            offering(mention.name, self.refs)
+            try:
+                offering(mention.name, self.refs)
+            except PluginNotFound as error:
+                raise _placed(error, mention.origin) from None
         self.dropped[mention.name] = mention.origin
 
     def _choose(self, mention: Mention) -> None:
@@ -145,7 +154,10 @@ class Activation:
         if chosen and "@" not in mention.text:
             return chosen.ref
         typed = mention.layer > Layer.DEMO or mention.origin.kind == "policy"
-        return self.pick(mention.text, typed)
+        try:
+            return self.pick(mention.text, typed)
+        except PluginNotFound as error:
+            raise _placed(error, mention.origin) from error.__cause__
 
     def pick(self, text: str, typed: bool) -> PluginRef:
         """Return the entry point that a name means under the policy.
@@ -219,6 +231,10 @@ class Activation:
         self.activate([Mention(text, Layer.DEFAULT, origin)])
         if role not in provided(self.choices[name].plugin_class):
             raise ConfigError(f"{origin}: '{name}' does not provide the role '{role}'; name one that does")
+
+
+def _placed(error: PluginNotFound, origin: Origin) -> PluginNotFound:
+    return PluginNotFound(f"{origin}: {error}") if origin.kind in ("yaml", "policy") else error
 
 
 def _both(role: str, first: Choice, second: Choice) -> str:

@@ -71,7 +71,7 @@ class PluginRef:
         except ImportError as error:
             hint = install_hint(self.distribution, error.name) or f"reinstall '{self.distribution}'"
             raise PluginNotFound(f"{origin} cannot be imported: {_one_line(error)}; {hint}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {_one_line(error)}"
             raise PluginError(f"{origin} fails while it is imported: {reason}; drop it or repair it") from error
         if not (isinstance(found, type) and issubclass(found, Plugin)):
@@ -106,7 +106,7 @@ def _identity(distribution: metadata.Distribution) -> tuple[str, str]:
 
 def install_hint(distribution: str, module: str | None) -> str:
     """Return what to type where the missing module belongs to an extra of the distribution, or nothing."""
-    if module is None:
+    if not module or not distribution:
         return ""
     wanted = canonical_distribution(module.partition(".")[0])
     try:
@@ -150,13 +150,16 @@ def pick(
     """
     name, distribution = split_name(text)
     same = offering(name, refs)
-    wanted = distribution or canonical_distribution((prefer or {}).get(name, "")) or ("" if typed else OWN)
-    if not distribution and len(same) == 1:
-        return same[0]
+    preferred = {canonical(key): canonical_distribution(value) for key, value in (prefer or {}).items()}.get(name)
+    wanted = distribution or preferred or (None if typed else OWN)
     chosen = [ref for ref in same if canonical_distribution(ref.distribution) == wanted]
     if len(chosen) == 1:
         return chosen[0]
+    if len(same) == 1 and (wanted is None or wanted == preferred):
+        return same[0]
     choices = " or ".join(f"'{ref}'" for ref in same)
     if distribution:
         raise PluginNotFound(f"'{distribution}' offers no plugin '{name}'; choose {choices}")
+    if not typed:
+        raise PluginNotFound(f"the default '{name}' of '{OWN}' is not installed; reinstall '{OWN}' or name {choices}")
     raise PluginNotFound(f"more than one package offers a plugin '{name}'; choose {choices}")

@@ -84,6 +84,13 @@ def _check_hook(who: str, hook: str, implementation: Implementation) -> None:
         )
     if implementation.wrapper and hook in hookspecs.LISTENERS:
         raise PluginError(f"{at} wraps a listener; only roles can be wrapped")
+    yields = inspect.isgeneratorfunction(implementation.function)
+    if yields != implementation.wrapper and hook not in hookspecs.LISTENERS:
+        raise PluginError(
+            f"{at} yields without being a wrapper; use `@hookimpl(wrapper=True)`, or `return`"
+            if yields
+            else f"{at} is a wrapper that does not yield; write `value = yield` and return what replaces it"
+        )
     _check_arguments(at, hook, implementation)
 
 

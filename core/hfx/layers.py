@@ -95,7 +95,7 @@ def parse_yaml(text: str, name: str, kind: Kind = "yaml") -> Section:
             return Section(origin=Origin(kind, f"{name}:1"))
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{name}:1: the file is not a mapping; write `key: value` lines")
-        return _section(loader, node, name, kind, Origin(kind, f"{name}:1"))
+        return _section(loader, [node], name, kind, Origin(kind, f"{name}:1"))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
@@ -105,7 +105,8 @@ def parse_yaml(text: str, name: str, kind: Kind = "yaml") -> Section:
         loader.dispose()
 
 
-def _section(loader: Any, node: yaml.MappingNode, name: str, kind: Kind, origin: Origin) -> Section:
+def _section(loader: Any, path: list[yaml.MappingNode], name: str, kind: Kind, origin: Origin) -> Section:
+    node = path[-1]
     seen: dict[str, int] = {}
     for key_node, _ in node.value:
         key, line = str(key_node.value), key_node.start_mark.line + 1
@@ -118,8 +119,10 @@ def _section(loader: Any, node: yaml.MappingNode, name: str, kind: Kind, origin:
         if not isinstance(key_node, yaml.ScalarNode):
             raise ConfigError(f"{name}:{key_node.start_mark.line + 1}: a key is not a word; write `key: value`")
         here = Origin(kind, f"{name}:{key_node.start_mark.line + 1}")
+        if value_node in path:
+            raise ConfigError(f"{here}: '{key_node.value}' contains itself; remove the alias")
         if isinstance(value_node, yaml.MappingNode):
-            section[key_node.value] = _section(loader, value_node, name, kind, here)
+            section[key_node.value] = _section(loader, [*path, value_node], name, kind, here)
         else:
             section[key_node.value] = Value(loader.construct_object(value_node, deep=True), here)
     return section

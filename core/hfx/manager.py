@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
 from hfx import hookspecs
+from hfx.blame import culprit, passes
 from hfx.discovery import install_hint
 from hfx.errors import HfxError, IncompatibleError, PluginError
 from hfx.implementations import HOOKS, check_class, implementations
@@ -187,6 +187,8 @@ class Manager:
 
     def _role(self, hook: str, **arguments: Any) -> Any:
         value = self._call(hook, **arguments)
+        if value is None and not self.providers(hook):
+            raise PluginError(f"no active plugin provides the role '{hook.removeprefix('hfx_')}'; activate one")
         if value is None:
             raise PluginError(f"{self._chain(hook)} returned nothing for '{hook}'; it has to `return` a value")
         return value
@@ -218,10 +220,7 @@ class Manager:
         return PluginError(f"{self._chain(hook)} returned {got} for '{hook}'; it has to return {kind}")
 
     def _chain(self, hook: str) -> str:
-        providers = self.providers(hook)
-        if not providers:
-            return f"no active plugin provides the role '{hook.removeprefix('hfx_')}' and so nobody"
-        named = " or ".join(f"plugin {p}" for p in providers)
+        named = " or ".join(f"plugin {p}" for p in self.providers(hook))
         wrappers = ", ".join(str(p) for p in self.wrappers(hook))
         return f"{named}, wrapped by {wrappers}," if wrappers else named
 
@@ -233,7 +232,7 @@ class Manager:
         """
         if isinstance(error, HfxError):
             return error
-        plugin = self._culprit(error) or next(iter([*self.providers(hook), *self.wrappers(hook)]), None)
+        plugin = culprit(error, self.active) or next(iter([*self.providers(hook), *self.wrappers(hook)]), None)
         who = f"plugin {plugin}" if plugin else "a plugin"
         cause = " ".join(str(error).split()) or "no message"
         what = f"{who} raised {type(error).__name__} in {hook}: {cause}"
@@ -241,29 +240,3 @@ class Manager:
             return PluginError(f"{what}; {hint}")
         advice = f"report it to the authors of '{plugin.distribution}'" if plugin and plugin.registered else "mend it"
         return PluginError(f"{what}; {advice}, `--traceback` shows where")
-
-    def _culprit(self, error: BaseException) -> ActivePlugin | None:
-        culprit: ActivePlugin | None = None
-        traceback = error.__traceback__
-        while traceback is not None:
-            culprit = self._owner(traceback.tb_frame) or culprit
-            traceback = traceback.tb_next
-        return culprit
-
-    def _owner(self, frame: FrameType) -> ActivePlugin | None:
-        this, module = frame.f_locals.get("self"), str(frame.f_globals.get("__name__", ""))
-        for plugin in self.active:
-            if this is plugin.plugin:
-                return plugin
-        for plugin in self.active:
-            # The sibling `_impl` module holds the part of a plugin that imports torch.
-            if plugin.registered and module.removesuffix("_impl") == type(plugin.plugin).__module__:
-                return plugin
-        return None
-
-
-def passes(error: BaseException) -> bool:
-    """Say whether an error is one that the core names itself: its own, of the system, of torch's devices and ranks."""
-    if isinstance(error, HfxError | OSError | MemoryError):
-        return True
-    return any(kind.__module__.partition(".")[0] == "torch" for kind in type(error).__mro__)

@@ -79,7 +79,9 @@ def _lineage(module_name: str, attribute: str, depth: int) -> list[ast.ClassDef]
         if isinstance(node, ast.ClassDef) and node.name == attribute:
             return _with_bases(module, node, depth)
         if isinstance(node, ast.ImportFrom) and (alias := _imported(node, attribute)):
-            return _lineage(_absolute(module, node), alias, depth - 1)
+            source = _absolute(module, node)
+            own = alias == BASE and source.partition(".")[0] == "hfx"
+            return [] if own else _lineage(source, alias, depth - 1)
     return None
 
 

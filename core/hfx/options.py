@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
@@ -127,8 +128,10 @@ def ready(model: type[BaseModel], key: str, value: Value, owner: str) -> Any:
             return from_text(value.value, annotation)
         except ValueError as error:
             raise ConfigError(f"{path_of(owner, key, value.origin)} is {value.value!r}; {error}") from error
-    kinds = set(members(annotation))
-    if isinstance(value.value, bool) and kinds & {int, float} and bool not in kinds:
+    kinds = list(members(annotation))
+    if isinstance(value.value, PurePath) and str in kinds and Path not in kinds:
+        return str(value.value)
+    if isinstance(value.value, bool) and (int in kinds or float in kinds) and bool not in kinds:
         # pydantic takes true for 1.
         raise ConfigError(f"{path_of(owner, key, value.origin)} is {value.value}; it should be a number")
     return value.value

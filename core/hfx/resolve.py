@@ -2,55 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hfx import mentions
 from hfx.activation import Activation, Choice, Layer, Mention, RoleChoice, order
 from hfx.config import RunConfig
+from hfx.defaults import DEFAULT_LISTENERS, DEFAULTS, DEMO, DEMO_NOTE, WITHOUT_MODEL
 from hfx.discovery import PluginRef, canonical, found, offering
+from hfx.elsewhere import Elsewhere
 from hfx.errors import ConfigError, UsageError, nearest
 from hfx.implementations import ROLES
 from hfx.layers import DEFAULT, Origin, Section, Value, flag, read_yaml, sectioned
 from hfx.manager import ActivePlugin, Manager
-from hfx.manifest import describe as describe_source
 from hfx.options import merge
 from hfx.plugin import Plugin
 from hfx.policy import Policy, load_policy
 from hfx.values import plugin_values, run_values
+from hfx.written import describe, to_yaml
 
-DEFAULTS: dict[str, str] = {
-    "launch": "local",
-    "run": "loop",
-    "source": "files",
-    "tokenizer": "model_tokenizer",
-    "task": "causal_lm",
-    "sampler": "shuffle",
-    "batcher": "padding",
-    "precision": "auto_precision",
-    "backend": "auto_backend",
-    "model": "pretrained",
-    "optimizer": "adamw",
-    "schedule": "cosine",
-    "export": "safetensors",
-}
-"""Who provides a role that nobody claimed."""
-WITHOUT_MODEL: dict[str, str] = {"tokenizer": "bpe", "model": "scratch"}
-"""The same for a run that starts from no model."""
-DEFAULT_LISTENERS: tuple[str, ...] = ("progress",)
-"""Plugins without a role that are on unless somebody drops them."""
-DEMO: dict[str, Any] = {
-    "steps": 300,
-    "batch_size": 32,
-    "seq_length": 128,
-    "plugins": {"stdlib": {}, "bpe": {"vocab_size": 4096}, "scratch": {}},
-}
-"""The layer above the defaults where neither model nor data is given."""
-DEMO_NOTE = "neither model nor data is given: this is the built-in demo recipe"
+__all__ = ["DEFAULTS", "DEMO", "ROLES", "Resolved", "RoleChoice", "describe", "resolve", "to_yaml"]
+
+_NOTHING = Value(None, DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -90,7 +65,7 @@ def resolve(
     activation.activate(mentions.of_policy(policy))
     activation.activate(mentions.of_config(config.pop("plugins", None), Layer.YAML))
     activation.activate(mentions.of_command(plugin_args, plugin_objects, activation.refs))
-    elsewhere = _Elsewhere(activation)
+    elsewhere = Elsewhere(activation)
     locked = _section(policy.locked, "run")
     layers = [_section(policy.defaults, "run"), config, _given(fields or {})]
     if _is_demo(activation, [*layers, locked]):
@@ -140,9 +115,6 @@ def _is_demo(activation: Activation, layers: Sequence[Section]) -> bool:
         if (provider and provider.name not in DEMO["plugins"]) or role in activation.policy.roles:
             return False
     return True
-
-
-_NOTHING = Value(None, DEFAULT)
 
 
 def _fill(activation: Activation, config: RunConfig) -> dict[str, RoleChoice]:
@@ -195,7 +167,7 @@ def _inactive(word: str, name: str, activation: Activation) -> str:
 
 
 def _active(
-    choice: Choice, options: Mapping[str, Section], policy: Policy, elsewhere: _Elsewhere
+    choice: Choice, options: Mapping[str, Section], policy: Policy, elsewhere: Elsewhere
 ) -> tuple[ActivePlugin, Mapping[str, Origin]]:
     said = choice.options
     command = Section({**said.get(Layer.COMMAND, {}), **options.get(choice.name, {})})
@@ -218,68 +190,3 @@ def _strangers(policy: Policy, refs: Sequence[PluginRef]) -> Iterator[str]:
         for name, options in section.items():
             if name != "run" and name not in names:
                 yield f"{options.origin}: '{key}' names '{name}', which no package offers;{nearest(name, names)}"
-
-
-@dataclass(frozen=True)
-class _Elsewhere:
-    """Where a key that is out of place belongs; reads the source of plugins, so only errors ask it."""
-
-    activation: Activation
-
-    def run(self, key: str) -> str:
-        """Answer for a key that stands where a field of the run is expected."""
-        name = canonical(key)
-        if any(canonical(ref.name) == name for ref in self.activation.refs):
-            return f" '{key}' is a plugin: write it under 'plugins:'"
-        return self._owner(name, "write it under 'plugins.{}'")
-
-    def plugin(self, key: str) -> str:
-        """Answer for a key that stands where an option of a plugin is expected."""
-        return self._owner(key, "that plugin is active too")
-
-    def _owner(self, key: str, active: str) -> str:
-        owners = [ref.name for ref in self.activation.refs if key in describe_source(ref).options]
-        chosen = [name for name in owners if self._is_active(name)]
-        if not owners:
-            return ""
-        owner = (chosen or owners)[0]
-        advice = active.format(owner) if chosen else f"which is not active: add `--plugin {owner}`"
-        return f" it is an option of '{owner}', {advice}"
-
-    def _is_active(self, name: str) -> bool:
-        # Asked before the defaults are filled in: a default counts where nobody else claims its role.
-        roles = [role for role, default in (DEFAULTS | dict(self.activation.policy.roles)).items() if default == name]
-        return canonical(name) in self.activation.choices or any(not self.activation.provider(role) for role in roles)
-
-
-# ── written out again ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def describe(resolved: Resolved) -> list[tuple[str, Any, Origin]]:
-    """Return every value of the run by path, with its origin."""
-    dumped = resolved.config.model_dump(mode="json")
-    rows = [(f"run.{key}", value, resolved.origins[f"run.{key}"]) for key, value in dumped.items()]
-    for active in resolved.plugins:
-        options = active.plugin.options().items()
-        rows += [(f"{active.name}.{key}", value, resolved.origins[f"{active.name}.{key}"]) for key, value in options]
-    return rows
-
-
-def to_yaml(resolved: Resolved) -> str:
-    """Return the run as YAML that `hfx train` takes back unchanged."""
-    tree: dict[str, Any] = {
-        key: value
-        for key, value in resolved.config.model_dump(mode="json").items()
-        if value is not None or resolved.origins[f"run.{key}"] != DEFAULT
-    }
-    names = {active.name for active in resolved.plugins}
-    refs = found()
-    plugins: dict[str, Any] = {_key(active, refs): active.plugin.options() for active in resolved.plugins}
-    plugins |= {f"no:{name}": None for name in DEFAULT_LISTENERS if name not in names}
-    tree["plugins"] = plugins
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-
-
-def _key(active: ActivePlugin, refs: Sequence[PluginRef]) -> str:
-    same = [ref for ref in refs if canonical(ref.name) == active.name]
-    return f"{active.name}@{active.distribution}" if len(same) > 1 else active.name
