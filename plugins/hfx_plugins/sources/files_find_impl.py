@@ -166,7 +166,7 @@ def _refuse_unknown(data: str, files: list[File]) -> None:
 
 def _try_to_open(file: File) -> None:
     for part in file.parts():
-        if os.path.getsize(part) and file.format in ("parquet", "arrow", "dataset") and part.endswith((".gz", ".zst")):
+        if file.format in ("parquet", "arrow") and part.endswith((".gz", ".zst")):
             raise DataError(f"'{part}' is compressed twice over; unpack it ({file.format} compresses inside)")
         with opened(part):
             pass

@@ -69,10 +69,48 @@ def _zstd(path: str) -> IO[bytes]:
         import zstandard
     except ImportError:
         raise DataError(f"'{path}' needs the package zstandard; pip install 'hfx[zstd]'") from None
-    # A `.zst` of several frames (pzstd, appended files) ends after the first one unless told otherwise.
-    file = open(path, "rb")  # noqa: SIM115  the reader closes it
-    reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=True)
-    return cast("IO[bytes]", io.BufferedReader(reader))
+    return io.BufferedReader(_Frames(path, zstandard), 1 << 17)
+
+
+class _Frames(io.RawIOBase):
+    """All frames of a `.zst` file; one that is cut off is an `EOFError`, where zstandard's own reader just ends."""
+
+    def __init__(self, path: str, zstandard: Any) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115  closed with this object
+        self._zstandard = zstandard
+        self._frame: Any = None
+        self._held = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any, /) -> int:
+        while not self._held:
+            rest = self._frame.unused_data if self._frame is not None and self._frame.eof else b""
+            packed = rest or self._file.read(1 << 14)
+            if not packed:
+                if not self._ended():
+                    raise EOFError("it ends in the middle of a frame")
+                return 0
+            self._held = memoryview(self._unpacked(packed))
+        size = min(len(into), len(self._held))
+        into[:size], self._held = self._held[:size], self._held[size:]
+        return size
+
+    def _unpacked(self, packed: bytes) -> bytes:
+        if self._ended():
+            self._frame = self._zstandard.ZstdDecompressor().decompressobj()
+        try:
+            return bytes(self._frame.decompress(packed))
+        except self._zstandard.ZstdError as error:
+            raise OSError(f"it is damaged ({error})") from error
+
+    def _ended(self) -> bool:
+        return self._frame is None or bool(self._frame.eof)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def lines(file: Opened) -> Iterator[tuple[int, str | None]]:
@@ -93,8 +131,9 @@ def _wide_lines(file: Opened, stream: IO[bytes]) -> Iterator[tuple[int, str]]:
     # In UTF-16 and UTF-32 a line's end is not the byte \n: there is no telling where the next good line begins.
     number = 0
     try:
-        for number, line in enumerate(io.TextIOWrapper(stream, file.encoding), 1):
-            yield number, line.rstrip("\n")
+        with io.TextIOWrapper(stream, file.encoding) as decoded:
+            for number, line in enumerate(decoded, 1):
+                yield number, line.rstrip("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"'{file.path}:{number + 1}' is not {file.encoding}: {error.reason}") from error
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import sys
 from collections.abc import Iterator
 from typing import IO, Any
@@ -37,10 +39,8 @@ def _records(file: Opened, delimiter: str) -> Iterator[Outcome]:
 
 
 def _decoded(file: Opened, stream: IO[bytes]) -> Iterator[str]:
-    import io
-
-    encoding = "utf-8-sig" if file.encoding.lower() in ("utf-8", "utf8") else file.encoding
-    yield from io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline="")
+    with io.TextIOWrapper(stream, file.encoding, errors="surrogateescape", newline="") as lines:
+        yield from itertools.chain([next(lines, "").removeprefix("\ufeff")], lines)
 
 
 def _check_header(file: Opened, header: list[str]) -> None:

@@ -48,13 +48,12 @@ def _paragraph(file: Opened, first: int, block: list[str], bad: int | None) -> I
 
 
 def _whole(file: Opened) -> Iterator[Outcome]:
-    whole: list[str] = []
-    for number, line in lines(file):
-        if line is None:
-            yield number, undecodable(file)
-            return
-        whole.append(line)
-    yield 1, {"text": "\n".join(whole)}
+    with opened(file.path) as stream:
+        data = stream.read()
+    try:
+        yield 1, {"text": data.decode(file.encoding).removeprefix("\ufeff").replace("\r\n", "\n")}
+    except UnicodeDecodeError:
+        yield 1, undecodable(file)
 
 
 def jsonl(file: Opened) -> Iterator[Outcome]:
@@ -90,7 +89,7 @@ def json_list(file: Opened) -> Iterator[Outcome]:
     with opened(file.path) as stream:
         data = stream.read()
     try:
-        rows = json.loads(data.decode("utf-8-sig" if file.encoding.lower() in ("utf-8", "utf8") else file.encoding))
+        rows = json.loads(data.decode(file.encoding).removeprefix("\ufeff"))
     except ValueError as error:
         raise DataError(f"'{file.path}' is not JSON: {error}; one object a line needs --files.format jsonl") from error
     if not isinstance(rows, list):
