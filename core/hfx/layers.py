@@ -37,6 +37,8 @@ class Value:
 
     value: Any
     origin: Origin
+    items: tuple[Origin, ...] = ()
+    """The origins of a list's items, where it was read from a file."""
 
 
 class Section(dict[str, "Value | Section"]):
@@ -124,5 +126,11 @@ def _section(loader: Any, path: list[yaml.MappingNode], name: str, kind: Kind, o
         if isinstance(value_node, yaml.MappingNode):
             section[key_node.value] = _section(loader, [*path, value_node], name, kind, here)
         else:
-            section[key_node.value] = Value(loader.construct_object(value_node, deep=True), here)
+            value = loader.construct_object(value_node, deep=True)
+            section[key_node.value] = Value(value, here, _items(value_node, name, kind))
     return section
+
+
+def _items(node: yaml.Node, name: str, kind: Kind) -> tuple[Origin, ...]:
+    nodes = node.value if isinstance(node, yaml.SequenceNode) else ()
+    return tuple(Origin(kind, f"{name}:{item.start_mark.line + 1}") for item in nodes)

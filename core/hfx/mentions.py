@@ -16,7 +16,7 @@ from hfx.policy import Policy
 def of_policy(policy: Policy) -> list[Mention]:
     """Return the plugins that the policy always activates."""
     keys = ("activate", "activate_last")
-    return [Mention(text, Layer.POLICY, policy.origin(key)) for key in keys for text in getattr(policy, key)]
+    return [Mention(text, Layer.POLICY, policy.line(key, text)) for key in keys for text in getattr(policy, key)]
 
 
 def of_config(plugins: Value | Section | None, layer: Layer) -> list[Mention]:

@@ -53,8 +53,9 @@ class Policy:
 
     def refusal(self, name: str, distribution: str | None) -> str:
         """Return why the policy refuses this plugin, or nothing; an unregistered one has no distribution."""
-        if any(_matches(pattern, name, distribution, names=True) for pattern in self.block):
-            return f"blocked by the policy {self.origin('block')}"
+        for pattern in self.block:
+            if _matches(pattern, name, distribution, names=True):
+                return f"blocked by the policy {self.line('block', pattern)}"
         if self.allow is None or any(_matches(pattern, name, distribution, names=False) for pattern in self.allow):
             return ""
         if distribution is None:
@@ -174,6 +175,8 @@ def _origins(section: Section) -> Iterator[tuple[str, Origin]]:
         yield key, value.origin
         if isinstance(value, Section):
             yield from ((f"{key}.{name}", inner.origin) for name, inner in value.items())
+        elif isinstance(value.value, list):
+            yield from ((f"{key}.{item}", origin) for item, origin in zip(value.value, value.items, strict=True))
 
 
 def _known(keys: Iterable[str]) -> str:
