@@ -125,8 +125,8 @@ def _train(run: Run) -> RunResult:
         run.hooks.export(run=run, path=run.output / "model")
     run.backend.barrier()
     if result.stopped and run.world.is_main:
-        print(f"stopped by {result.stopped} at step {run.step}, saved; go on with '--output {run.output} --resume auto'",
-              file=sys.stderr)  # fmt: skip
+        again = f"--output {run.output} --resume auto"
+        print(f"stopped by {result.stopped} at step {run.step}, saved; go on with '{again}'", file=sys.stderr)
     return result
 
 

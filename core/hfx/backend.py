@@ -47,7 +47,8 @@ class TorchBackend:
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """Add the gradients of a micro-step, `loss` of shape `()`."""
-        (self.scaler.scale(loss) if self.scaler else loss).backward()
+        scaled = self.scaler.scale(loss) if self.scaler else loss
+        torch.autograd.backward(scaled)
 
     def step(self, max_norm: float | None) -> StepResult:
         """Clip to the norm over all parameters and update; skip the update where the norm is not finite."""
@@ -77,13 +78,15 @@ class TorchBackend:
     @contextmanager
     def exporting(self) -> Iterator[dict[str, Tensor]]:
         """Yield the model's state dict."""
-        yield self.module.model.state_dict()  # type: ignore[union-attr, operator]
+        yield self.module.model.state_dict()  # type: ignore[union-attr]
 
     def state(self) -> tuple[dict[str, Tensor], Values]:
         """Return parameters, buffers and optimizer state by parameter name; groups and scalars as JSON values."""
         tensors: dict[str, Tensor] = {name: tensor.detach() for name, tensor in _tensors(self.module)}
         scalars: dict[str, dict[str, Any]] = {}
-        names = {parameter: name.removeprefix("model.") for name, parameter in self.module.named_parameters()}
+        names: dict[Tensor, str] = {
+            parameter: name.removeprefix("model.") for name, parameter in self.module.named_parameters()
+        }
         for parameter, state in self.optimizer.state.items():
             for key, value in state.items():
                 if isinstance(value, torch.Tensor):

@@ -48,8 +48,8 @@ def save(path: Path, tensors: dict[str, Tensor], values: Values, world: World, b
     Raises:
         StorageError: the disk is full or refuses.
     """
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
     try:
         if world.is_main:
@@ -58,7 +58,7 @@ def save(path: Path, tensors: dict[str, Tensor], values: Values, world: World, b
         backend.barrier()
         writer = HuggingFaceStorageWriter(path=str(path), save_distributed=True)
         with _quiet():
-            dcp.save(dict(tensors), storage_writer=writer, no_dist=world.size == 1)
+            save_sharded(dict(tensors), storage_writer=writer, no_dist=world.size == 1)
         backend.barrier()
         if world.is_main:
             (path / "state.json").write_text(json.dumps(values))
@@ -128,19 +128,21 @@ class Checkpoint:
         Raises:
             StorageError: a tensor is missing, or of another shape or dtype.
         """
-        import torch.distributed.checkpoint as dcp
-        from torch.distributed.checkpoint import HuggingFaceStorageReader
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+        from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 
         for name, tensor in into.items():
             saved = self.tensors.get(name)
             # DCP casts a differing dtype and leaves a missing row at its old value, both without a word.
             if saved is None or saved != (tuple(tensor.shape), str(tensor.dtype)):
                 raise StorageError(
-                    f"'{name}' is {saved or 'missing'} in '{self.path}' and {tuple(tensor.shape)} of {tensor.dtype} in this "
-                    "run; resume with the model and the precision it was saved with"
+                    f"'{name}' is {saved or 'missing'} in '{self.path}' and {tuple(tensor.shape)} of {tensor.dtype} "
+                    "in this run; resume with the model and the precision it was saved with"
                 )
         with _quiet():
-            dcp.load(dict(into), storage_reader=HuggingFaceStorageReader(str(self.path)), no_dist=self.world_size == 1)
+            load_sharded(
+                dict(into), storage_reader=HuggingFaceStorageReader(str(self.path)), no_dist=self.world_size == 1
+            )
 
 
 @contextmanager

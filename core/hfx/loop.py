@@ -50,7 +50,7 @@ def causal_sum(logits: Tensor, labels: Tensor, vocab_size: int | None = None, **
 
 def install_loss(model: nn.Module) -> None:
     """Make `model.loss_function` the summed loss of this file."""
-    cast(Any, model).loss_function = causal_sum
+    cast("Any", model).loss_function = causal_sum
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -64,7 +64,7 @@ class Parts:
                 self._parts[label] = build()
             finally:
                 self._building.pop()
-        return cast(T, self._parts[label])
+        return cast("T", self._parts[label])
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +73,7 @@ class Parts:
 
         if not torch.accelerator.is_available():
             return torch.device("cpu")
-        return torch.device(torch.accelerator.current_accelerator() or "cpu", self.world.local_rank)
+        return torch.device(str(torch.accelerator.current_accelerator()), self.world.local_rank)
 
     def _source(self, split: str) -> Rows:
         return self._part("rows", lambda: self.hooks.source(split=split, run=self._run), f"/source/{split}")
@@ -154,7 +154,6 @@ class Parts:
         return self._part("model", self._build_model)
 
     def _build_model(self) -> PreTrainedModel:
-        from hfx.loop import install_loss
 
         with self.backend.building():
             model = self.hooks.model(run=self._run)
@@ -221,7 +220,7 @@ class Parts:
         """Steps of the whole run; computed once from the length that the config gives."""
         if "total_steps" not in self._parts:
             self._parts["total_steps"] = self._count_steps()
-        return cast(int, self._parts["total_steps"])
+        return cast("int", self._parts["total_steps"])
 
     def _count_steps(self) -> int:
         from hfx.config import DEFAULT_EPOCHS

@@ -74,7 +74,7 @@ def _locked(folder: Path) -> FileLock:
         lock.acquire()
     except OSError as error:
         raise StorageError(
-            f"cannot write prepared data to '{folder.parent}': {error.strerror}; set HFX_CACHE to a folder that can be written"
+            f"cannot write prepared data to '{folder.parent}': {error.strerror}; set HFX_CACHE to another folder"
         ) from error
     lock.release()
     return lock
@@ -222,7 +222,7 @@ _worker: tuple[RowSet, TablePlan] | None = None
 
 
 def _be_worker(rows: RowSet, plan: TablePlan) -> None:
-    global _worker  # noqa: PLW0603  a process pool's worker has nowhere else to keep what it was started with
+    global _worker
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker = (rows, plan)
 

@@ -107,8 +107,9 @@ class Drop:
 class Source(Protocol):
     """Where rows come from. Reading twice yields the same rows in the same order."""
 
-    indexed: bool
-    """True: finite, prepared as one block before training. False: a stream, prepared in blocks ahead of need."""
+    @property
+    def indexed(self) -> bool:
+        """True: finite, prepared as one block. False: a stream, prepared in blocks ahead of need."""
 
     def fingerprint(self) -> str:
         """Return a hash of what `read` yields; a stream hashes its address and revision."""
@@ -121,7 +122,9 @@ class Source(Protocol):
 class Step(Protocol):
     """A change of rows that looks at one row at a time: a cleaning rule. A plugin is itself the step."""
 
-    version: Any
+    @property
+    def version(self) -> int:
+        """Raise it when the step does something else than before."""
 
     @property
     def name(self) -> str:
@@ -138,7 +141,9 @@ class Step(Protocol):
 class TableStep(Protocol):
     """A change of rows that looks at all of them: deduplication. It only drops."""
 
-    version: Any
+    @property
+    def version(self) -> int:
+        """Raise it when the step does something else than before."""
 
     @property
     def name(self) -> str:
@@ -202,15 +207,25 @@ class Metrics(Protocol):
 class Task(Protocol):
     """What is learned: how a row becomes examples, and what their loss is. Pure; it keeps no state of a run."""
 
-    version: Any
-    """Raise it when `examples` returns something else than before: prepared tables expire."""
-    unit: Literal["token", "row", "pair"]
-    columns: Mapping[str, ColumnType]
-    """The columns that `examples` fills, in the prepared table."""
-    model_class: str
-    """The class of `transformers` that builds the model: `AutoModelForCausalLM`."""
-    model_options: Mapping[str, Any]
-    """What the model's config needs to know: number and names of labels."""
+    @property
+    def version(self) -> int:
+        """Raise it when `examples` returns something else than before: prepared tables expire."""
+
+    @property
+    def unit(self) -> Literal["token", "row", "pair"]:
+        """What the loss is a sum over."""
+
+    @property
+    def columns(self) -> Mapping[str, ColumnType]:
+        """The columns that `examples` fills, in the prepared table."""
+
+    @property
+    def model_class(self) -> str:
+        """The class of `transformers` that builds the model: `AutoModelForCausalLM`."""
+
+    @property
+    def model_options(self) -> Mapping[str, Any]:
+        """What the model's config needs to know: number and names of labels."""
 
     def fingerprint(self) -> Values:
         """Return what decides `examples`, as JSON values: part of the prepared table's key."""
@@ -240,7 +255,9 @@ class Task(Protocol):
 class Table(Protocol):
     """Prepared examples of one block: memory-mapped columns, indexed from 0."""
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the content."""
 
     def __len__(self) -> int: ...
 
@@ -267,8 +284,9 @@ class Sampler(Protocol):
 class Batcher(Protocol):
     """How examples become sequences, and sequences a batch. Pure within its window."""
 
-    window: int
-    """Examples that are grouped together; 1 means one example a sequence."""
+    @property
+    def window(self) -> int:
+        """Examples that are grouped together; 1 means one example a sequence."""
 
     def groups(self, rows: Indices, lengths: Indices) -> list[Indices]:
         """Return one array of rows per sequence; together they are exactly the rows given."""
@@ -283,11 +301,17 @@ class Batcher(Protocol):
 class Precision(Protocol):
     """In which numbers the run computes."""
 
-    dtype: torch.dtype
-    """The model is built in it."""
-    why: str
-    """One phrase for the summary before step 1."""
-    scaler: torch.amp.GradScaler | None
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model is built in it."""
+
+    @property
+    def why(self) -> str:
+        """One phrase for the summary before step 1."""
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """Scales the loss of fp16, and is saved with the run."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context of every forward pass."""
@@ -307,8 +331,9 @@ class StepResult:
 class StateReader(Protocol):
     """The tensors of a checkpoint by name, checked against its manifest before they are handed out."""
 
-    values: Values
-    """The JSON values that `Backend.state` returned."""
+    @property
+    def values(self) -> Values:
+        """The JSON values that `Backend.state` returned."""
 
     def names(self) -> list[str]:
         """Return the tensors' names."""

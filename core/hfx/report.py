@@ -51,12 +51,13 @@ def _data_lines(run: Run, table: Table) -> list[str]:
     notes = [f"{report.bad} bad (in quarantine)"] if report.bad else []
     notes += [f"{count} dropped ({reason})" for reason, count in sorted(dropped.items())]
     notes += [f"{counts[key]} {key}" for key in ("split", "truncated") if counts.get(key)]
+    median, longest = (int(np.median(lengths)), int(lengths.max())) if len(table) else (0, 0)
     return [
         f"data       {summary}",
         f"rows       {report.read:,} read, {len(rows):,} to train on, {held:,} to evaluate on"
         + "".join(f", {note}" for note in notes),
-        f"tokens     {int(lengths.sum()):,} in {len(table):,} examples; length median {int(np.median(lengths)) if len(table) else 0}, "
-        f"longest {int(lengths.max()) if len(table) else 0}; {_padding(run, table):.0%} of a batch's positions are padding",
+        f"tokens     {int(lengths.sum()):,} in {len(table):,} examples; length median {median}, longest {longest}; "
+        f"{_padding(run, table):.0%} of a batch's positions are padding",
     ]
 
 
@@ -99,7 +100,8 @@ class _Labels:
         total = len(units) + counts.get("dropped.no_label_left", 0)
         if total == 0:
             raise DataError(
-                f"none of {counts.get('rows', 0)} rows yields an example ({_reasons(counts)}); look at the task's options"
+                f"none of {counts.get('rows', 0)} rows yields an example ({_reasons(counts)}); "
+                "look at the task's options"
             )
         if without > MOST_UNLABELLED * total:
             raise DataError(
@@ -175,7 +177,10 @@ def _disk_line(run: Run) -> str:
     needed = (weights + 2 * trained) * run.config.keep + weights
     free = shutil.disk_usage(existing).free
     warning = "; warning: that is not enough" if free < needed else ""
-    return f"disk       at most {needed / 2**20:,.0f} MiB for {run.config.keep} checkpoints and the model, {free / 2**30:,.0f} GiB free{warning}"
+    return (
+        f"disk       at most {needed / 2**20:,.0f} MiB for {run.config.keep} checkpoints and the model, "
+        f"{free / 2**30:,.0f} GiB free{warning}"
+    )
 
 
 def _plugin_line(run: Run) -> str:

@@ -48,6 +48,11 @@ def output_of(config: RunConfig, world: World) -> Path:
     return output
 
 
+def _restarted() -> bool:
+    """Return whether a launcher started these processes again: then the run goes on by itself."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
 def checkpoint_of(run: Run) -> Checkpoint | None:
     """Return the checkpoint to go on from, or None to begin."""
     from hfx.checkpoint import newest
@@ -122,6 +127,6 @@ def check_differences(run: Run, found: Checkpoint) -> list[str]:
     if refused:
         lines = "; ".join(str(difference) for difference in refused)
         raise ConfigError(
-            f"cannot resume '{found.path}': {lines}; set them back, or begin anew from its weights with another '--output'"
+            f"cannot resume '{found.path}': {lines}; set them back, or begin anew with another '--output'"
         )
     return [str(difference) for difference in result]

@@ -90,7 +90,7 @@ class RowSet:
 
     def hashes(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
         """Return the content hash of each row, `(len,)`."""
-        found = self._store.column("hash").to_numpy()
+        found: np.ndarray[Any, np.dtype[np.uint64]] = self._store.column("hash").to_numpy()
         return found if self._indices is None else found[self._indices]
 
     def split(self, share: float) -> tuple[RowSet, RowSet]:

