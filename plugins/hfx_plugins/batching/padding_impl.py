@@ -38,7 +38,7 @@ class PaddingBatcher:
             if column.type.startswith("list"):
                 batch[name] = self._padded(values, column)
             else:
-                batch[name] = torch.tensor(values, dtype=_dtype(column.type))
+                batch[name] = torch.from_numpy(np.array(values, _NUMPY[_dtype(column.type)]))
         if "input_ids" in batch:
             lengths = torch.tensor([len(example["input_ids"]) for example in examples])
             positions = torch.arange(batch["input_ids"].shape[1])
