@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hfx.run import Run
 
 T = TypeVar("T")
-PARTS = ("rows", "tokenizer", "task", "table", "sampler", "batcher", "precision", "backend", "model", "optimizer",
+PARTS = ("source", "rows", "tokenizer", "task", "table", "sampler", "batcher", "precision", "backend", "model", "optimizer",
          "schedule")  # fmt: skip
 """The order in which the parts of a run come into being; each may read only those before it."""
 
@@ -76,7 +76,7 @@ class Parts:
         return torch.device(str(torch.accelerator.current_accelerator()), self.world.local_rank)
 
     def _source(self, split: str) -> Rows:
-        return self._part("rows", lambda: self.hooks.source(split=split, run=self._run), f"/source/{split}")
+        return self._part("source", lambda: self.hooks.source(split=split, run=self._run), f"/{split}")
 
     @property
     def streams(self) -> bool:
@@ -155,8 +155,13 @@ class Parts:
 
     def _build_model(self) -> PreTrainedModel:
 
+        from hfx.loop import install_loss
+
         with self.backend.building():
             model = self.hooks.model(run=self._run)
+        # A wrapper such as a chunked loss has installed its own; anything else computes a mean.
+        if not getattr(model.loss_function, "sums", False):
+            install_loss(model)
         return cast("PreTrainedModel", self.precision.convert(model))
 
     @property

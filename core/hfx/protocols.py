@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     Batch: TypeAlias = dict[str, Tensor]
     """What a batcher collates and a task's loss reads: tensors of `(batch, seq)` or `(batch,)`, by column."""
-    Values: TypeAlias = dict[str, Any]
     Indices: TypeAlias = NDArray[np.int64]
+
+Values: TypeAlias = dict[str, Any]
+"""JSON values, or a row's columns, by name."""
 
 
 # ── Rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hfx import Plugin, Run, hookimpl
@@ -17,7 +19,21 @@ class Safetensors(Plugin):
     def hfx_export(self, run: Run, path: Path) -> Path:
         with run.backend.exporting() as state:
             if run.world.is_main:
-                model = run.model
-                model.save_pretrained(path, state_dict=state, max_shard_size=self.max_shard_size)
+                with _without_bars():
+                    run.model.save_pretrained(path, state_dict=state, max_shard_size=self.max_shard_size)
                 run.tokenizer.save_pretrained(path)
         return path
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers' progress bar out of the run's own display."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
