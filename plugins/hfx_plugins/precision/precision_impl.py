@@ -37,9 +37,9 @@ class PlainPrecision:
 def native_bf16(device: torch.device) -> tuple[bool, str]:
     """Say whether the device has instructions for bf16, and by what that was decided; emulation does not count."""
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        with torch.cuda.device(device):
-            return torch.cuda.is_bf16_supported(including_emulation=False), name
+        # Asked of this device: `is_bf16_supported` looks at the current one, which need not be the run's yet.
+        native = torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8
+        return native, torch.cuda.get_device_name(device)
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
         found = [name for name in ("amx_bf16", "avx512_bf16", "sve_bf16") if capabilities.get(name)]

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import transformers
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from hfx.errors import IncompatibleError
+from hfx_plugins.memory.gradient_checkpointing import GradientCheckpointing
+from hfx_plugins.models.scratch import Scratch
+from tiny_models import TinyRun, tiny_llama
+
+
+def _wrapped(plugin: GradientCheckpointing, model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+    """Send the model through the wrapper, as pluggy does."""
+    hook = plugin.hfx_model()
+    next(hook)
+    with pytest.raises(StopIteration) as end:
+        hook.send(model)
+    return end.value.value
+
+
+def _gradients(model: transformers.PreTrainedModel) -> list[torch.Tensor]:
+    model.train()
+    ids = torch.arange(16).view(2, 8)
+    model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    return [p.grad for p in model.parameters()]
+
+
+def _saved_elements(make: Callable[[], transformers.PreTrainedModel]) -> int:
+    """Return how many elements a forward pass keeps for the backward pass."""
+    kept = 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel()
+        return tensor
+
+    model = make().train()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(input_ids=torch.arange(32).view(1, 32), use_cache=False)
+    return kept
+
+
+def test_gradients_are_the_same_to_the_bit() -> None:
+    plain = _gradients(tiny_llama())
+
+    checkpointed = _gradients(_wrapped(GradientCheckpointing(), tiny_llama()))
+
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(checkpointed, plain, strict=True))
+
+
+def test_fewer_activations_are_kept_and_more_with_every_second_layer() -> None:
+    def with_every(every: int) -> Callable[[], transformers.PreTrainedModel]:
+        return lambda: _wrapped(GradientCheckpointing(every=every), tiny_llama(num_hidden_layers=4))
+
+    all_layers, half, none = (
+        _saved_elements(with_every(1)),
+        _saved_elements(with_every(2)),
+        _saved_elements(lambda: tiny_llama(num_hidden_layers=4)),
+    )
+
+    assert all_layers < half < none
+
+
+def test_every_third_layer_is_counted_from_the_first() -> None:
+    model = _wrapped(GradientCheckpointing(every=3), tiny_llama(num_hidden_layers=5))
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+    assert [layer.gradient_checkpointing for layer in layers] == [True, False, False, True, False]
+
+
+def test_a_model_that_cannot_is_refused_with_what_to_type() -> None:
+    model = tiny_llama()
+    model.supports_gradient_checkpointing = False
+
+    with pytest.raises(IncompatibleError, match="no:gradient_checkpointing"):
+        _wrapped(GradientCheckpointing(), model)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "bert", "qwen3"])
+def test_it_works_on_other_architectures(architecture: str) -> None:
+    scratch = Scratch(architecture=architecture, hidden_size=32, layers=2)
+
+    model = _wrapped(GradientCheckpointing(), scratch.hfx_model(TinyRun()))
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    assert layers
+    assert all(layer.gradient_checkpointing for layer in layers)
+    assert all(gradient is not None for gradient in _gradients(model))
