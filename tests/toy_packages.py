@@ -55,7 +55,7 @@ def toy_package(
     version: str = "1.0",
     requires: Sequence[str] = (),
 ) -> dict[str, str]:
-    """Install a distribution that offers plugins (name to the source of a class `Toy`); return their modules by name."""
+    """Install a distribution that offers plugins, each the source of a class `Toy`; return their modules by name."""
     modules: dict[str, str] = {}
     package = f"toy_{next(_numbers)}"
     (folder / package).mkdir(parents=True)

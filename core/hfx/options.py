@@ -47,19 +47,23 @@ def members(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def from_text(text: str, annotation: Any) -> Any:
+def from_text(text: str, annotation: Any, typed: bool = True) -> Any:
     """Return what the words mean to a field of this type, before pydantic validates it.
 
-    `none` and `null` clear an optional field; lists and mappings are written as YAML flow (`[1, 2]`).
+    `none` and `null` clear an optional field; lists and mappings are written as YAML flow (`[1, 2]`). Words of a file
+    (`typed=False`) stay words where the field takes words: YAML has its own null and lists.
 
     Raises:
         ValueError: the text of a list or mapping is not YAML.
     """
     kinds = list(members(annotation))
+    if not typed and str in kinds:
+        return text
     literals = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     if text.lower() in _CLEARED and type(None) in kinds and text not in literals:
         return None
-    if any(map(_is_container, kinds)) and (str not in kinds or text.lstrip()[:1] in ("[", "{")):
+    flows = {"{" if issubclass(kind, Mapping | BaseModel) else "[" for kind in map(_class, kinds) if _holds(kind)}
+    if flows and (str not in kinds or text.lstrip()[:1] in flows):
         try:
             return yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -67,11 +71,13 @@ def from_text(text: str, annotation: Any) -> Any:
     return text
 
 
-def _is_container(kind: Any) -> bool:
+def _class(kind: Any) -> type:
     plain_type = get_origin(kind) or kind
-    if not isinstance(plain_type, type) or issubclass(plain_type, str | bytes):
-        return False
-    return issubclass(plain_type, Collection | BaseModel)
+    return plain_type if isinstance(plain_type, type) else object
+
+
+def _holds(kind: type) -> bool:
+    return issubclass(kind, Collection | BaseModel) and not issubclass(kind, str | bytes)
 
 
 def merge(layers: Iterable[Mapping[str, Value | Section]]) -> dict[str, Value]:
@@ -125,7 +131,7 @@ def ready(model: type[BaseModel], key: str, value: Value, owner: str) -> Any:
     annotation = model.model_fields[key].annotation
     if isinstance(value.value, str) and value.origin.kind != "python":
         try:
-            return from_text(value.value, annotation)
+            return from_text(value.value, annotation, typed=value.origin.kind == "flag")
         except ValueError as error:
             raise ConfigError(f"{path_of(owner, key, value.origin)} is {value.value!r}; {error}") from error
     kinds = list(members(annotation))

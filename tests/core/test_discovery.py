@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from toy_packages import LISTENER, OPTIMIZER, WRAPPER, toy_package
 
 from hfx.discovery import PluginRef, describe, found, install_hint, pick
 from hfx.errors import PluginError, PluginNotFound
@@ -15,6 +14,7 @@ from hfx.hookspecs import LISTENERS
 from hfx.implementations import implementations
 from hfx.manifest import LISTENERS as LISTENERS_AS_TEXT
 from hfx.manifest import UNKNOWN
+from toy_packages import LISTENER, OPTIMIZER, WRAPPER, toy_package
 
 
 @pytest.fixture

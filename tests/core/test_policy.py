@@ -33,7 +33,11 @@ def test_every_key_of_a_policy_is_read(tmp_path: Path) -> None:
         ("audit",),
         ("ema",),
     )
-    assert (policy.require, policy.prefer, policy.roles) == ({"acme": ">=1"}, {"my_lion": "acme"}, {"optimizer": "lion"})
+    assert (policy.require, policy.prefer, policy.roles) == (
+        {"acme": ">=1"},
+        {"my_lion": "acme"},
+        {"optimizer": "lion"},
+    )
     assert plain(policy.defaults) == {"lion": {"lr": 1}}
     assert policy.permit_variable
     assert policy.path == path
@@ -124,7 +128,14 @@ def test_block_means_distributions_and_names(block: str, refused: bool) -> None:
 
 @pytest.mark.parametrize(
     ("allow", "refused"),
-    [("hfx-fastlion", False), ("hfx-*", False), ("lion@hfx-*", False), ("lion", True), ("lion@hfx", True), ("hfx", True)],
+    [
+        ("hfx-fastlion", False),
+        ("hfx-*", False),
+        ("lion@hfx-*", False),
+        ("lion", True),
+        ("lion@hfx", True),
+        ("hfx", True),
+    ],
 )
 def test_allow_means_distributions_so_a_name_alone_lets_nobody_in(allow: str, refused: bool) -> None:
     assert bool(Policy(allow=(allow,)).refusal("lion", "hfx-fastlion")) is refused

@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hfx.errors import DataError, IncompatibleError, PluginError
+from hfx.hookspecs import LISTENERS
+from hfx.implementations import HOOKS, ROLES, provided
+from hfx.layers import DEFAULT
+from hfx.manager import ActivePlugin, Manager
+from hfx.plugin import Plugin, hookimpl
+from hfx.protocols import Problem, Rows, RunResult
+
+RUN: Any = object()
+DONE = RunResult(Path("runs/x"), {}, 3)
+
+
+def manager(**plugins: Plugin) -> Manager:
+    return Manager([ActivePlugin(name, plugin, "hfx-toys", "1.0", DEFAULT) for name, plugin in plugins.items()])
+
+
+class Loop(Plugin):
+    """Trains."""
+
+    result: Any = DONE
+
+    @hookimpl
+    def hfx_run(self, run: Any) -> Any:
+        return self.result
+
+
+class Wrap(Plugin):
+    """Appends its letter to the tokenizer."""
+
+    letter: str = "a"
+
+    @hookimpl(wrapper=True)
+    def hfx_export(self, path: Path) -> Iterator[Any]:
+        value = yield
+        return value / self.letter
+
+
+class Export(Plugin):
+    """Exports."""
+
+    @hookimpl
+    def hfx_export(self, path: Path) -> Path:
+        return path
+
+
+# ── calling ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_role_returns_what_its_provider_returned() -> None:
+    assert manager(loop=Loop()).run(RUN) == DONE
+
+
+def test_every_hook_is_called_by_exactly_one_method() -> None:
+    assert all(callable(getattr(Manager, hook.removeprefix("hfx_"))) for hook in HOOKS)
+    assert {*ROLES.values(), *LISTENERS} == set(HOOKS)
+
+
+def test_wrappers_transform_in_the_order_in_which_plugins_are_named() -> None:
+    first, second = Wrap(letter="a"), Wrap(letter="b")
+    assert manager(one=first, export=Export(), two=second).export(RUN, Path("p")) == Path("p/a/b")
+    assert manager(two=second, export=Export(), one=first).export(RUN, Path("p")) == Path("p/b/a")
+
+
+def test_two_plugins_with_equal_options_are_two_plugins() -> None:
+    assert manager(one=Wrap(), two=Wrap(), export=Export()).export(RUN, Path("p")) == Path("p/a/a")
+
+
+def test_listeners_are_told_all_of_them() -> None:
+    told: list[str] = []
+
+    class Listen(Plugin):
+        """Listens."""
+
+        word: str
+
+        @hookimpl
+        def hfx_step_end(self, metrics: dict[str, Any]) -> None:
+            told.append(self.word + str(metrics["step"]))
+
+        @hookimpl
+        def hfx_evaluated(self, run: Any) -> None:
+            told.append(f"{self.word}-evaluated")
+
+        @hookimpl
+        def hfx_saved(self, path: Path) -> None:
+            told.append(f"{self.word}-{path}")
+
+    both = manager(a=Listen(word="a"), b=Listen(word="b"))
+    both.step_end(RUN, {"step": 1})
+    both.evaluated(RUN, {})
+    both.saved(RUN, Path("c"))
+    assert sorted(told) == ["a-c", "a-evaluated", "a1", "b-c", "b-evaluated", "b1"]
+
+
+def test_check_gathers_the_problems_of_lists_and_generators() -> None:
+    class Listed(Plugin):
+        """Lists."""
+
+        @hookimpl
+        def hfx_check(self, run: Any) -> list[Problem]:
+            return [Problem("one")]
+
+    class Yielding(Plugin):
+        """Yields."""
+
+        @hookimpl
+        def hfx_check(self) -> Iterator[Problem]:
+            yield Problem("two", fatal=False)
+
+    class Quiet(Plugin):
+        """Says nothing."""
+
+        @hookimpl
+        def hfx_check(self) -> None:
+            return None
+
+    problems = manager(a=Listed(), b=Yielding(), c=Quiet()).check(RUN)
+    assert {problem.message for problem in problems} == {"one", "two"}
+
+
+def test_a_check_that_returns_something_else_is_named() -> None:
+    class Wrong(Plugin):
+        """Wrong."""
+
+        @hookimpl
+        def hfx_check(self) -> list[str]:
+            return ["bad"]
+
+    with pytest.raises(PluginError, match=r"'wrong' .* returned 'str' for 'hfx_check'; it has to return a Problem"):
+        manager(wrong=Wrong()).check(RUN)
+
+
+# ── results ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("result", [3, "x", Rows])
+def test_a_role_that_returns_the_wrong_kind_is_named_with_its_hook(result: Any) -> None:
+    with pytest.raises(PluginError, match=r"plugin 'toy' \(hfx-toys 1\.0\) returned .* 'hfx_run'.* a RunResult"):
+        manager(toy=Loop(result=result)).run(RUN)
+
+
+def test_a_role_that_returns_nothing_is_named_with_its_hook() -> None:
+    with pytest.raises(PluginError, match=r"'toy' .* returned nothing for 'hfx_run'"):
+        manager(toy=Loop(result=None)).run(RUN)
+
+
+def test_a_wrapper_that_forgets_to_return_is_among_those_named() -> None:
+    class Forgets(Plugin):
+        """Forgets."""
+
+        @hookimpl(wrapper=True)
+        def hfx_run(self) -> Iterator[Any]:
+            yield
+
+    with pytest.raises(PluginError, match="wrapped by 'forgets'"):
+        manager(loop=Loop(), forgets=Forgets()).run(RUN)
+
+
+def test_a_role_that_nobody_provides_is_an_error() -> None:
+    with pytest.raises(PluginError, match="no active plugin provides the role 'run'"):
+        manager(export=Export()).run(RUN)
+
+
+@pytest.mark.parametrize(
+    ("role", "arguments"),
+    [
+        ("source", {"split": "train"}),
+        ("tokenizer", {}),
+        ("task", {}),
+        ("sampler", {"table": None}),
+        ("batcher", {}),
+        ("precision", {}),
+        ("backend", {}),
+        ("model", {}),
+        ("optimizer", {"params": None}),
+        ("schedule", {"optimizer": None}),
+        ("export", {"path": Path()}),
+        ("launch", {"main": None}),
+    ],
+)
+def test_every_role_checks_what_it_gets(role: str, arguments: dict[str, Any]) -> None:
+    def hook(self: Plugin) -> object:
+        return object()
+
+    hook.__name__ = f"hfx_{role}"
+    toy = type("Toy", (Plugin,), {f"hfx_{role}": hookimpl(hook)})
+    assert provided(toy) == [role]
+    with pytest.raises(PluginError, match=f"returned 'object' for 'hfx_{role}'"):
+        getattr(manager(toy=toy()), role)(run=RUN, **arguments)
+
+
+# ── blame ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Raises(Plugin):
+    """Raises what it is told to."""
+
+    error: Any
+
+    @hookimpl
+    def hfx_run(self) -> Any:
+        raise self.error
+
+
+def test_an_exception_of_a_plugin_names_it_and_keeps_its_cause() -> None:
+    cause = TypeError("no\nsuch thing")
+    with pytest.raises(
+        PluginError, match=r"'bad' \(hfx-toys 1\.0\) raised TypeError in hfx_run: no such thing"
+    ) as caught:
+        manager(bad=Raises(error=cause)).run(RUN)
+    assert caught.value.__cause__ is cause
+
+
+@pytest.mark.parametrize("error", [DataError("x"), OSError("x"), MemoryError(), KeyboardInterrupt()])
+def test_failures_of_the_world_and_named_ones_pass_through(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught:
+        manager(bad=Raises(error=error)).run(RUN)
+    assert caught.value is error
+
+
+def test_a_device_out_of_memory_passes_through() -> None:
+    import torch
+
+    with pytest.raises(torch.OutOfMemoryError):
+        manager(bad=Raises(error=torch.OutOfMemoryError("full"))).run(RUN)
+
+
+def test_the_innermost_plugin_is_to_blame() -> None:
+    class Inner(Plugin):
+        """Raises in an ordinary method."""
+
+        def work(self) -> None:
+            raise ValueError("inner")
+
+        @hookimpl
+        def hfx_saved(self) -> None:
+            self.work()
+
+    class Outer(Plugin):
+        """Calls another."""
+
+        inner: Any
+
+        @hookimpl
+        def hfx_run(self) -> Any:
+            self.inner.work()
+
+    inner = Inner()
+    with pytest.raises(PluginError, match=r"'inner' .* raised ValueError in hfx_run"):
+        manager(outer=Outer(inner=inner), inner=inner).run(RUN)
+
+
+def test_a_wrapper_that_raises_is_to_blame_and_not_what_it_wraps() -> None:
+    class Breaks(Plugin):
+        """Breaks after its yield."""
+
+        @hookimpl(wrapper=True)
+        def hfx_run(self) -> Iterator[Any]:
+            yield
+            raise ValueError("after")
+
+    with pytest.raises(PluginError, match=r"'breaks' .* raised ValueError"):
+        manager(loop=Loop(), breaks=Breaks()).run(RUN)
+
+
+def test_a_check_that_raises_while_it_is_read_is_named() -> None:
+    class Late(Plugin):
+        """Raises late."""
+
+        @hookimpl
+        def hfx_check(self) -> Iterator[Problem]:
+            yield Problem("x")
+            raise KeyError("late")
+
+    with pytest.raises(PluginError, match=r"'late' .* raised KeyError in hfx_check"):
+        manager(late=Late()).check(RUN)
+
+
+# ── refused classes ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def refused(function: Any, name: str | None = None, **options: Any) -> str:
+    marked = hookimpl(**options)(function) if options else hookimpl(function)
+    toy = type("Toy", (Plugin,), {name or function.__name__: marked})
+    with pytest.raises(PluginError, match="plugin 'toy'") as caught:
+        manager(toy=toy())
+    return str(caught.value)
+
+
+def test_hooks_that_cannot_be_called_are_refused() -> None:
+    def hfx_optimzer(self: Any) -> None: ...
+    def hfx_optimizer(self: Any, param: Any) -> None: ...
+    def hfx_model(self: Any, run: Any = None) -> None: ...
+    def hfx_task(self: Any, *args: Any) -> None: ...
+    def hfx_run(self: Any) -> None: ...
+    def hfx_source(self: Any) -> Iterator[None]:
+        yield
+
+    def hfx_saved(self: Any) -> Iterator[None]:
+        yield
+
+    assert "did you mean 'hfx_optimizer'" in refused(hfx_optimzer)
+    assert "did you mean 'params'" in refused(hfx_optimizer)
+    assert "without a default" in refused(hfx_model)
+    assert "'args' has to be plain" in refused(hfx_task)
+    assert "does not yield" in refused(hfx_run, wrapper=True)
+    assert "yields without being a wrapper" in refused(hfx_source)
+    assert "wraps a listener" in refused(hfx_saved, wrapper=True)
+    assert "old-style wrapper" in refused(hfx_source, hookwrapper=True)
+    assert "a place in the order" in refused(hfx_run, tryfirst=True)
+    assert "rename it to 'hfx_run'" in refused(hfx_run, name="train", specname="hfx_run")
+
+
+def test_a_hook_without_its_mark_is_refused() -> None:
+    class Forgot(Plugin):
+        """Forgot."""
+
+        def hfx_run(self) -> None: ...
+
+    with pytest.raises(PluginError, match="'hfx_run' is not marked as a hook; put `@hookimpl`"):
+        manager(forgot=Forgot())
+
+
+def test_a_plugin_without_hooks_is_refused() -> None:
+    with pytest.raises(PluginError, match=r"'idle' .* implements no hook"):
+        manager(idle=Plugin())
+
+
+def test_two_providers_of_a_role_are_refused() -> None:
+    with pytest.raises(IncompatibleError, match="'a' and 'b' both provide 'hfx_run'; drop one with `--plugin no:b`"):
+        manager(a=Loop(), b=Loop())
+
+
+def test_only_hooks_are_looked_at() -> None:
+    class Loud(Loop):
+        """Has a property that must not be read."""
+
+        @property
+        def anything(self) -> str:
+            raise AssertionError("read")
+
+    assert manager(loud=Loud()).run(RUN) == DONE
+
+
+def test_a_manager_needs_no_torch() -> None:
+    code = "import sys, hfx.manager; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
