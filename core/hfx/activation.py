@@ -4,54 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 from hfx.discovery import OWN, PluginRef, canonical_distribution, offering, pick, split_name
 from hfx.errors import ConfigError, PluginNotFound
 from hfx.implementations import ROLES, provided
 from hfx.layers import Origin, Section
+from hfx.mentions import Layer, Mention
 from hfx.plugin import Plugin
 from hfx.policy import Policy
-
-DROP = "no:"
-
-
-class Layer(IntEnum):
-    """Who speaks, from the weakest voice to the strongest."""
-
-    DEFAULT = 0
-    DEMO = 1
-    YAML = 2
-    COMMAND = 3
-    POLICY = 4
-
-
-@dataclass(frozen=True)
-class Mention:
-    """A plugin named (`lion`, `lion@hfx-fastlion`) or dropped (`no:lion`) by one layer."""
-
-    text: str
-    layer: Layer
-    origin: Origin
-    plugin: Plugin | None = None
-    """The object, where Python code gave one."""
-    ref: PluginRef | None = None
-    """The entry point of the object's class; none: it is unregistered."""
-    options: Section = field(default_factory=Section)
-
-    @property
-    def drops(self) -> bool:
-        """True for `no:NAME`."""
-        return self.text.startswith(DROP)
-
-    @property
-    def name(self) -> str:
-        """The plugin's name, without `no:` and distribution."""
-        return split_name(self.text.removeprefix(DROP))[0]
-
-    def same_as(self, other: Mention) -> bool:
-        """Say whether two mentions of a name ask for the same thing."""
-        return self.plugin is other.plugin is None and self.text == other.text
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hfx import mentions
-from hfx.activation import Activation, Choice, Layer, Mention, RoleChoice, order
+from hfx.activation import Activation, Choice, RoleChoice, order
 from hfx.config import RunConfig
 from hfx.defaults import DEFAULT_LISTENERS, DEFAULTS, DEMO, DEMO_NOTE, WITHOUT_MODEL
 from hfx.discovery import PluginRef, canonical, found, offering
@@ -17,6 +17,7 @@ from hfx.errors import ConfigError, UsageError, nearest
 from hfx.implementations import ROLES
 from hfx.layers import DEFAULT, Origin, Section, Value, flag, read_yaml, sectioned
 from hfx.manager import ActivePlugin, Manager
+from hfx.mentions import Layer, Mention
 from hfx.options import merge
 from hfx.plugin import Plugin
 from hfx.policy import Policy, load_policy

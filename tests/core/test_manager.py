@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hfx.errors import DataError, IncompatibleError, PluginError
+from hfx.errors import IncompatibleError, PluginError
 from hfx.hookspecs import LISTENERS
 from hfx.implementations import HOOKS, ROLES, provided
 from hfx.layers import DEFAULT
@@ -53,7 +53,7 @@ class Export(Plugin):
         return path
 
 
-# ── calling ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── calling ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_role_returns_what_its_provider_returned() -> None:
@@ -140,7 +140,7 @@ def test_a_check_that_returns_something_else_is_named() -> None:
         manager(wrong=Wrong()).check(RUN)
 
 
-# ── results ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── results ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("result", [3, "x", Rows])
@@ -199,141 +199,7 @@ def test_every_role_checks_what_it_gets(role: str, arguments: dict[str, Any]) ->
         getattr(manager(toy=toy()), role)(run=RUN, **arguments)
 
 
-# ── blame ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Raises(Plugin):
-    """Raises what it is told to."""
-
-    error: Any
-
-    @hookimpl
-    def hfx_run(self) -> Any:
-        raise self.error
-
-
-def test_an_exception_of_a_plugin_names_it_and_keeps_its_cause() -> None:
-    cause = TypeError("no\nsuch thing")
-    with pytest.raises(
-        PluginError, match=r"'bad' \(hfx-toys 1\.0\) raised TypeError in hfx_run: no such thing"
-    ) as caught:
-        manager(bad=Raises(error=cause)).run(RUN)
-    assert caught.value.__cause__ is cause
-
-
-@pytest.mark.parametrize("error", [DataError("x"), OSError("x"), MemoryError(), KeyboardInterrupt()])
-def test_failures_of_the_world_and_named_ones_pass_through(error: BaseException) -> None:
-    with pytest.raises(type(error)) as caught:
-        manager(bad=Raises(error=error)).run(RUN)
-    assert caught.value is error
-
-
-def test_a_device_out_of_memory_passes_through() -> None:
-    import torch
-
-    with pytest.raises(torch.OutOfMemoryError):
-        manager(bad=Raises(error=torch.OutOfMemoryError("full"))).run(RUN)
-
-
-def test_the_innermost_plugin_is_to_blame() -> None:
-    class Inner(Plugin):
-        """Raises in an ordinary method."""
-
-        def work(self) -> None:
-            raise ValueError("inner")
-
-        @hookimpl
-        def hfx_saved(self) -> None:
-            self.work()
-
-    class Outer(Plugin):
-        """Calls another."""
-
-        inner: Any
-
-        @hookimpl
-        def hfx_run(self) -> Any:
-            self.inner.work()
-
-    inner = Inner()
-    with pytest.raises(PluginError, match=r"'inner' .* raised ValueError in hfx_run"):
-        manager(outer=Outer(inner=inner), inner=inner).run(RUN)
-
-
-def test_a_wrapper_that_raises_is_to_blame_and_not_what_it_wraps() -> None:
-    class Breaks(Plugin):
-        """Breaks after its yield."""
-
-        @hookimpl(wrapper=True)
-        def hfx_run(self) -> Iterator[Any]:
-            yield
-            raise ValueError("after")
-
-    with pytest.raises(PluginError, match=r"'breaks' .* raised ValueError"):
-        manager(loop=Loop(), breaks=Breaks()).run(RUN)
-
-
-def test_a_check_that_raises_while_it_is_read_is_named() -> None:
-    class Late(Plugin):
-        """Raises late."""
-
-        @hookimpl
-        def hfx_check(self) -> Iterator[Problem]:
-            yield Problem("x")
-            raise KeyError("late")
-
-    with pytest.raises(PluginError, match=r"'late' .* raised KeyError in hfx_check"):
-        manager(late=Late()).check(RUN)
-
-
-# ── refused classes ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def refused(function: Any, name: str | None = None, **options: Any) -> str:
-    marked = hookimpl(**options)(function) if options else hookimpl(function)
-    toy = type("Toy", (Plugin,), {name or function.__name__: marked})
-    with pytest.raises(PluginError, match="plugin 'toy'") as caught:
-        manager(toy=toy())
-    return str(caught.value)
-
-
-def test_hooks_that_cannot_be_called_are_refused() -> None:
-    def hfx_optimzer(self: Any) -> None: ...
-    def hfx_optimizer(self: Any, param: Any) -> None: ...
-    def hfx_model(self: Any, run: Any = None) -> None: ...
-    def hfx_task(self: Any, *args: Any) -> None: ...
-    def hfx_run(self: Any) -> None: ...
-    def hfx_source(self: Any) -> Iterator[None]:
-        yield
-
-    def hfx_saved(self: Any) -> Iterator[None]:
-        yield
-
-    assert "did you mean 'hfx_optimizer'" in refused(hfx_optimzer)
-    assert "did you mean 'params'" in refused(hfx_optimizer)
-    assert "without a default" in refused(hfx_model)
-    assert "'args' has to be plain" in refused(hfx_task)
-    assert "does not yield" in refused(hfx_run, wrapper=True)
-    assert "yields without being a wrapper" in refused(hfx_source)
-    assert "wraps a listener" in refused(hfx_saved, wrapper=True)
-    assert "old-style wrapper" in refused(hfx_source, hookwrapper=True)
-    assert "a place in the order" in refused(hfx_run, tryfirst=True)
-    assert "rename it to 'hfx_run'" in refused(hfx_run, name="train", specname="hfx_run")
-
-
-def test_a_hook_without_its_mark_is_refused() -> None:
-    class Forgot(Plugin):
-        """Forgot."""
-
-        def hfx_run(self) -> None: ...
-
-    with pytest.raises(PluginError, match="'hfx_run' is not marked as a hook; put `@hookimpl`"):
-        manager(forgot=Forgot())
-
-
-def test_a_plugin_without_hooks_is_refused() -> None:
-    with pytest.raises(PluginError, match=r"'idle' .* implements no hook"):
-        manager(idle=Plugin())
+# ── refused ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_two_providers_of_a_role_are_refused() -> None:
