@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import transformers
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hfx.errors import IncompatibleError
@@ -13,7 +12,7 @@ from hfx_plugins.models.scratch import Scratch
 from tiny_models import TinyRun, tiny_llama
 
 
-def _wrapped(plugin: GradientCheckpointing, model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+def _wrapped(plugin: GradientCheckpointing, model: torch.nn.Module) -> torch.nn.Module:
     """Send the model through the wrapper, as pluggy does."""
     hook = plugin.hfx_model()
     next(hook)
@@ -22,14 +21,14 @@ def _wrapped(plugin: GradientCheckpointing, model: transformers.PreTrainedModel)
     return end.value.value
 
 
-def _gradients(model: transformers.PreTrainedModel) -> list[torch.Tensor]:
+def _gradients(model: torch.nn.Module) -> list[torch.Tensor]:
     model.train()
     ids = torch.arange(16).view(2, 8)
     model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
     return [p.grad for p in model.parameters()]
 
 
-def _saved_elements(make: Callable[[], transformers.PreTrainedModel]) -> int:
+def _saved_elements(make: Callable[[], torch.nn.Module]) -> int:
     """Return how many elements a forward pass keeps for the backward pass."""
     kept = 0
 
@@ -53,7 +52,7 @@ def test_gradients_are_the_same_to_the_bit() -> None:
 
 
 def test_fewer_activations_are_kept_and_more_with_every_second_layer() -> None:
-    def with_every(every: int) -> Callable[[], transformers.PreTrainedModel]:
+    def with_every(every: int) -> Callable[[], torch.nn.Module]:
         return lambda: _wrapped(GradientCheckpointing(every=every), tiny_llama(num_hidden_layers=4))
 
     all_layers, half, none = (
