@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForSequenceClassification, BertConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from hfx import Drop, Place, Row, RunConfig
-from hfx.errors import DataError, ModelError, PluginError
+from hfx.errors import ConfigError, DataError, ModelError, PluginError
 from hfx_plugins.batching.padding_impl import PaddingBatcher
 from hfx_plugins.tasks.classification import Classification
 
@@ -134,7 +134,21 @@ def test_truncating_keeps_the_special_tokens_at_both_ends(side, kept):
     (example,) = fitted(side=side).examples(row(text=text, label="no"))
     assert example.values["input_ids"] == [CLS, *kept, SEP]
     assert example.truncated
-    assert TOKENIZER.truncation_side == "right"
+
+
+@settings(deadline=None)
+@given(st.integers(1, 20), st.integers(3, 12), st.sampled_from(["left", "right"]))
+def test_cutting_is_what_the_tokenizer_itself_would_do(count, seq_length, side):
+    text = " ".join(f"w{number}" for number in range(count))
+    own = make_tokenizer()
+    own.truncation_side = side
+    (example,) = fitted(seq_length=seq_length, side=side).examples(row(text=text, label="no"))
+    assert example.values["input_ids"] == own(text, truncation=True, max_length=seq_length)["input_ids"]
+
+
+def test_a_length_without_room_for_a_text_is_refused():
+    with pytest.raises(ConfigError, match="'seq_length' 2 has no room for a text; give 3 or more"):
+        unfitted(seq_length=2)
 
 
 def test_a_row_that_is_too_long_can_be_left_out():

@@ -286,7 +286,7 @@ BAD = {
         [3, 4, 5, 6, 7],
     ),
     "a.csv": (b'text,label\na,0\nb\nc,1,2\n"q"x,1\n\xff,1\nb,0\n', [3, 4, 5, 6]),
-    "a.json": (b'[{"text": "a"}, 3, {"text": "b"}]', [2]),
+    "a.json": (b'[{"text": "a"}, 3, {"text": "\\ud800"}, {"text": "b"}]', [2, 3]),
     "a.txt": (b"a\n\nb\nx \xff\nmore\n\nb\n", [4]),
 }
 

@@ -85,7 +85,7 @@ def parquet(file: Opened) -> Iterator[Outcome]:
             file.require(table.schema_arrow.names)
             batches = table.iter_batches(BATCH, columns=list(file.columns) if file.columns else None)
             yield from _numbered(file, batches)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         raise DataError(f"'{file.path}' cannot be read as Parquet: {error}; repair or leave out that file") from error
 
 
@@ -105,7 +105,7 @@ def arrow(file: Opened) -> Iterator[Outcome]:
                 batches = iter(table)
             file.require(table.schema.names)
             yield from _numbered(file, batches)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         raise DataError(f"'{file.path}' cannot be read as Arrow: {error}; repair or leave out that file") from error
 
 

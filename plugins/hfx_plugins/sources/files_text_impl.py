@@ -68,15 +68,27 @@ def jsonl(file: Opened) -> Iterator[Outcome]:
 def _object(file: Opened, line: str) -> dict[str, Any] | str:
     try:
         value = json.loads(line)
-        if "\\u" in line:
-            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         return f"is not JSON: {error.msg} at column {error.colno}"
-    except UnicodeEncodeError:
-        return "holds half a surrogate pair, which is no text"
     except RecursionError:
         return "is nested too deeply"
-    return file.select(value) if isinstance(value, dict) else f"is not a JSON object but {_json_kind(value)}"
+    return _checked(file, value, escapes="\\u" in line)
+
+
+def _checked(file: Opened, value: Any, escapes: bool) -> dict[str, Any] | str:
+    if not isinstance(value, dict):
+        return f"is not a JSON object but {_json_kind(value)}"
+    if escapes and not _is_text(value):
+        return "holds half a surrogate pair, which is no text"
+    return file.select(value)
+
+
+def _is_text(value: dict[str, Any]) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _json_kind(value: object) -> str:
@@ -95,5 +107,4 @@ def json_list(file: Opened) -> Iterator[Outcome]:
     if not isinstance(rows, list):
         raise DataError(f"'{file.path}' holds {_json_kind(rows)}, not a list of objects; write it as .jsonl or a list")
     for number, value in enumerate(rows, 1):
-        good = isinstance(value, dict)
-        yield number, file.select(value) if good else f"is not a JSON object but {_json_kind(value)}"
+        yield number, _checked(file, value, escapes=b"\\u" in data)

@@ -11,7 +11,7 @@ import torch
 
 from hfx import ColumnType, Drop, Example, Row
 from hfx.errors import ConfigError, ModelError
-from hfx_plugins.tasks.text_impl import string, text_column
+from hfx_plugins.tasks.text_impl import encode, frame, string, text_column
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -82,8 +82,9 @@ class CausalLMTask:
     def examples(self, row: Row) -> list[Example] | Drop:
         """Return the row's parts that have at least one label."""
         column = self.text or text_column(row, "causal_lm.text", self.prompt)
-        prompt = self._encode(string(row, self.prompt, "causal_lm.prompt")) if self.prompt else []
-        text = self._encode(string(row, column, "causal_lm.text"))
+        prompt = encode(self.tokenizer, string(row, self.prompt, "causal_lm.prompt")) if self.prompt else []
+        written = string(row, column, "causal_lm.text")
+        text = encode(self.tokenizer, written) if written.strip() else []
         if not text:
             return Drop("empty")
         ids = [*self.prefix, *prompt, *text]
@@ -129,10 +130,6 @@ class CausalLMTask:
         """Return the counts of labels, at zero."""
         return TokenCounts(1 + max(self.tokenizer.get_vocab().values()))
 
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
-
     def _cut(self, ids: list[int], unlabelled: int) -> list[Example] | Drop:
         size = self.seq_length
         if len(ids) <= size:
@@ -163,15 +160,7 @@ def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: dict[str
     """
     if options["append_eos"] and tokenizer.eos_token_id is None:
         raise ModelError("the tokenizer has no end token; give one that has, or --causal_lm.append_eos false")
-    prefix = _prefix(tokenizer)
+    prefix, _ = frame(tokenizer)
     if seq_length < len(prefix) + 2:
         raise ConfigError(f"'seq_length' {seq_length} leaves nothing to predict; give {len(prefix) + 2} or more")
     return CausalLMTask(tokenizer, seq_length, prefix, **options)
-
-
-def _prefix(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the ids that the tokenizer puts before a text."""
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
-    start = next((at for at in range(len(full)) if full[at : at + len(plain)] == plain), 0)
-    return tuple(int(token) for token in full[:start])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -11,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from hfx import ColumnType, Drop, Example, Row
-from hfx.errors import DataError, ModelError, PluginError
-from hfx_plugins.tasks.text_impl import require, string, text_column
+from hfx.errors import ConfigError, DataError, ModelError, PluginError
+from hfx_plugins.tasks.text_impl import encode, frame, require, string, text_column
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,8 +56,9 @@ class ClassificationTask:
     """Rows as token ids and the position of their label among the labels."""
 
     tokenizer: PreTrainedTokenizerBase
-    """A copy of the run's, which cuts off at `side`."""
     seq_length: int
+    frame: tuple[tuple[int, ...], tuple[int, ...]]
+    """What the tokenizer puts before and behind a text: kept when the text is cut."""
     text: str | None = None
     label: str = "label"
     overflow: str = "truncate"
@@ -77,7 +77,7 @@ class ClassificationTask:
 
     def fingerprint(self) -> Values:
         """Return everything that decides how a row is encoded, and the labels."""
-        names = ("seq_length", "text", "label", "overflow", "side")
+        names = ("seq_length", "frame", "text", "label", "overflow", "side")
         return {name: getattr(self, name) for name in names} | {"labels": list(self.labels)}
 
     def fit(self, rows: Iterable[Row]) -> Values:
@@ -113,19 +113,22 @@ class ClassificationTask:
         """Return the row as one example."""
         text = string(row, self.text or text_column(row, "classification.text", self.label), "classification.text")
         label = _label(row, self.label)
-        if not text.strip():
-            return Drop("empty")
         if label is None:
             return Drop("no_label")
         if label not in self.labels:
             return Drop("unknown_label")
-        whole: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
-        if len(whole) <= self.seq_length:
-            return [self._example(whole, label)]
-        if self.overflow == "drop":
+        before, behind = self.frame
+        ids = encode(self.tokenizer, text) if text.strip() else []
+        if not ids:
+            return Drop("empty")
+        room = self.seq_length - len(before) - len(behind)
+        too_long = len(ids) > room
+        if too_long and self.overflow == "drop":
             return Drop("too_long")
-        cut = self.tokenizer(text, truncation=True, max_length=self.seq_length)["input_ids"]
-        return [self._example(cut, label, truncated=True)]
+        kept = ids[:room] if self.side == "right" else ids[-room:]
+        whole = [*before, *kept, *behind]
+        values = {"input_ids": whole, "label": self.labels.index(label)}
+        return [Example(values, len(whole), 1, too_long)]
 
     def draw(self, values: Values, rng: np.random.Generator) -> Values:
         """Return ids and label."""
@@ -148,9 +151,6 @@ class ClassificationTask:
         if not self.labels:
             raise PluginError("'classification' was asked for metrics before it knows its labels; call fitted() first")
         return Confusion(len(self.labels))
-
-    def _example(self, ids: list[int], label: Label, truncated: bool = False) -> Example:
-        return Example({"input_ids": ids, "label": self.labels.index(label)}, len(ids), 1, truncated)
 
 
 def _label(row: Row, column: str) -> Label | None:
@@ -187,9 +187,12 @@ def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: dict[str
 
     Raises:
         ModelError: the tokenizer has no token to pad with.
+        ConfigError: no token fits beside those that the tokenizer adds.
     """
     if tokenizer.pad_token_id is None:
         raise ModelError("the tokenizer has no pad token, which 'classification' needs; give one that has")
-    own = copy.deepcopy(tokenizer)
-    own.truncation_side = options["side"]
-    return ClassificationTask(own, seq_length, **options)
+    before, behind = frame(tokenizer)
+    least = len(before) + len(behind) + 1
+    if seq_length < least:
+        raise ConfigError(f"'seq_length' {seq_length} has no room for a text; give {least} or more")
+    return ClassificationTask(tokenizer, seq_length, (before, behind), **options)

@@ -1,9 +1,14 @@
-"""Which column of a row holds its text."""
+"""Which column of a row holds its text, and what a tokenizer makes of it."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hfx import Row
 from hfx.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 USUAL = ("text", "content")
 
@@ -48,3 +53,17 @@ def require(row: Row, column: str, option: str) -> None:
 def columns(row: Row) -> str:
     """Return the row's columns as one phrase."""
     return ", ".join(f"'{name}'" for name in row.values) or "none"
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the ids of a text alone, however long it is."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the ids that the tokenizer puts before and behind a text: `[CLS]` and `[SEP]`."""
+    plain = encode(tokenizer, "a")
+    full: list[int] = tokenizer("a")["input_ids"]
+    start = next((at for at in range(len(full)) if full[at : at + len(plain)] == plain), 0)
+    return tuple(full[:start]), tuple(full[start + len(plain) :])
