@@ -47,8 +47,9 @@ class Speed:
 
 
 def figures(metrics: dict[str, Any]) -> str:
-    """Return loss and learning rate as text."""
-    return f"loss {metrics['loss']:.3f}  lr {metrics['lr']:.2e}"
+    """Return loss and learning rate as text, and whether the update was skipped."""
+    skipped = "  update skipped" if metrics.get("skipped") else ""
+    return f"loss {metrics['loss']:.3f}  lr {metrics['lr']:.2e}{skipped}"
 
 
 def evaluation(step: int, metrics: dict[str, Any]) -> str:
