@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from rich_click import RichCommand
 
@@ -17,8 +17,11 @@ class Command(RichCommand):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example as it is to be typed, unwrapped and unstyled."""
+        from rich.text import Text
+
         if self.epilog:
-            formatter.write(f"{self.epilog.strip()}\n")
+            # rich's formatter prints whatever renders; click's type only knows strings.
+            cast("Any", formatter).write(Text(self.epilog.strip(), no_wrap=True, overflow="ignore"))
 
 
 __all__ = ["Command", "traceback_option"]

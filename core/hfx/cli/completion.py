@@ -7,6 +7,7 @@ import os
 import click
 from click import shell_completion as shells
 
+from hfx.cli.boundary import COMPLETING
 from hfx.cli.command import Command, traceback_option
 
 EPILOG = """
@@ -15,7 +16,6 @@ Examples:
   hfx completion zsh > ~/.zfunc/_hfx
   hfx completion fish > ~/.config/fish/completions/hfx.fish
 """
-VARIABLE = "_HFX_COMPLETE"
 _BREAKS = ":=@"
 
 
@@ -33,7 +33,8 @@ class Bash(shells.BashComplete):
         line = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])]
         words = shells.split_arg_string(line)
         self.typing = "" if line[-1:].isspace() else words.pop()
-        return words[1:], self.typing
+        flag, equals, value = self.typing.partition("=")
+        return ([*words[1:], flag], value) if equals and flag.startswith("--") else (words[1:], self.typing)
 
     def format_completion(self, item: shells.CompletionItem) -> str:
         """Return the part of a suggestion that bash puts in place of the last piece of the word."""
@@ -46,6 +47,13 @@ class Bash(shells.BashComplete):
 shells.add_completion_class(Bash)
 
 
+def answer() -> int:
+    """Answer the shell that set the variable of the completion script; return the exit code."""
+    from hfx.cli.app import cli
+
+    return shells.shell_complete(cli, {}, "hfx", COMPLETING, os.environ[COMPLETING])
+
+
 @click.command("completion", cls=Command, epilog=EPILOG)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @traceback_option
@@ -55,4 +63,4 @@ def command(shell: str) -> None:
 
     kind = shells.get_completion_class(shell)
     assert kind is not None, "click completes these shells"
-    click.echo(kind(cli, {}, "hfx", VARIABLE).source())
+    click.echo(kind(cli, {}, "hfx", COMPLETING).source())

@@ -28,7 +28,7 @@ Example:
 def command(ctx: click.Context, /, everything: bool, **_: Any) -> None:
     """Print the JSON schema of the run's fields and of the active plugins' options."""
     kinds = _installed() if everything else _active(ctx)
-    click.echo(json.dumps(schema(kinds), indent=2))
+    click.echo(json.dumps(schema(kinds, closed=everything), indent=2))
 
 
 def _active(ctx: click.Context) -> dict[str, type[Plugin]]:
@@ -41,8 +41,8 @@ def _installed() -> dict[str, type[Plugin]]:
     return {ref.name: ref.load() for ref in found()}
 
 
-def schema(kinds: dict[str, type[Plugin]]) -> dict[str, Any]:
-    """Return a JSON schema of a config file in which these plugins may appear, by name or `NAME@DIST`."""
+def schema(kinds: dict[str, type[Plugin]], closed: bool) -> dict[str, Any]:
+    """Return a JSON schema of a config file with these plugins, by name or `NAME@DIST`; `closed`: with no others."""
     definitions: dict[str, Any] = {}
     run = _lifted(RunConfig.model_json_schema(), definitions)
     patterns: dict[str, Any] = {"^no:": {"type": "null"}}
@@ -54,6 +54,7 @@ def schema(kinds: dict[str, type[Plugin]]) -> dict[str, Any]:
         "description": "Active plugins in order, each with its options.",
         "type": "object",
         "patternProperties": patterns,
+        "additionalProperties": not closed,
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

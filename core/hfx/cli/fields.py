@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
@@ -18,7 +18,7 @@ _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 def type_name(annotation: Any) -> str:
-    """Return a type as one reads it: `float`, `int|none`, `linear|cosine`."""
+    """Return a type as one reads it: `float`, `int > 0 or none`, `linear|cosine`."""
     if annotation is type(None) or annotation is None:
         return "none"
     if annotation is Path:
@@ -27,9 +27,11 @@ def type_name(annotation: Any) -> str:
     if origin is Literal:
         return "|".join(str(value) for value in get_args(annotation))
     if origin in (Union, types.UnionType):
-        return "|".join(dict.fromkeys(type_name(member) for member in get_args(annotation)))
+        return " or ".join(dict.fromkeys(type_name(member) for member in get_args(annotation)))
     if hasattr(annotation, "__metadata__"):
-        return type_name(get_args(annotation)[0])
+        return _bounded(type_name(get_args(annotation)[0]), annotation.__metadata__)
+    if origin is dict or annotation is dict:
+        return "mapping"
     if origin is not None:
         inner = ", ".join(type_name(member) for member in get_args(annotation) if member is not Ellipsis)
         return f"{origin.__name__}[{inner}]"
@@ -38,13 +40,17 @@ def type_name(annotation: Any) -> str:
 
 def field_type(field: FieldInfo) -> str:
     """Return a field's type with its bounds: `float > 0`."""
+    return _bounded(type_name(field.annotation), field.metadata)
+
+
+def _bounded(name: str, constraints: Sequence[Any]) -> str:
     bounds = [
-        f"{sign} {getattr(constraint, name)}"
-        for constraint in field.metadata
-        for name, sign in _BOUNDS.items()
-        if getattr(constraint, name, None) is not None
+        f"{sign} {getattr(constraint, key)}"
+        for constraint in constraints
+        for key, sign in _BOUNDS.items()
+        if getattr(constraint, key, None) is not None
     ]
-    return " ".join([type_name(field.annotation), *bounds])
+    return f"{name} {', '.join(bounds)}" if bounds else name
 
 
 def field_default(field: FieldInfo) -> str:

@@ -51,4 +51,5 @@ def located(run_or_model: str) -> str:
         raise ConfigError(f"'{path}' holds neither a run nor a model; name one that has 'model/' or 'config.json'")
     if run_or_model.count("/") > 1 or run_or_model.startswith((".", "/", "~", "runs/")):
         raise ConfigError(f"no such path '{run_or_model}'; 'ls runs' lists the runs made here")
+    click.echo(f"'{run_or_model}' is no path here; looking for it among the hub's models", err=True)
     return run_or_model

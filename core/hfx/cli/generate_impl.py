@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import ERROR, getLogger
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ def continued(source: str, prompt: str, max_new_tokens: int, temperature: float,
     """
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    getLogger("huggingface_hub").setLevel(ERROR)
     tokenizer, model = _loaded(source)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     inputs = tokenizer(prompt, return_tensors="pt").to(device)
@@ -38,5 +40,8 @@ def _loaded(source: str) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(source)
     except (OSError, ValueError) as error:
         cause = str(error).strip().splitlines()[0]
-        raise ModelError(f"cannot load a causal language model and its tokenizer from '{source}': {cause}") from error
+        raise ModelError(
+            f"cannot load a causal language model and its tokenizer from '{source}': {cause}; "
+            "name a run, a folder that holds a model, or a hub id"
+        ) from error
     return tokenizer, model.eval()

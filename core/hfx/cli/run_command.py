@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DOTTED = re.compile(r"--(?P<plugin>\w[\w-]*)\.(?P<option>[\w.-]+)(=.*)?", re.DOTALL)
 META = "hfx.cli.run_command"
+INPUT = "Config and plugins"
 
 
 @dataclass
@@ -88,7 +89,9 @@ class RunCommand(Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one panel for the run and one for each active plugin."""
-        ctx.meta[META].dotted = _active_options(ctx)
+        ctx.meta[META].dotted, wrong = _active_options(ctx)
+        if wrong:
+            click.echo(f"hfx: {wrong} (the options below are those of the defaults)", err=True)
         super().format_options(cast("RichContext", ctx), cast("RichHelpFormatter", formatter))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -99,7 +102,7 @@ class RunCommand(Command):
         return super().shell_complete(ctx, incomplete)
 
     def _unknown(self, ctx: click.Context, word: str) -> str:
-        active = _active_options(ctx)
+        active, _ = _active_options(ctx)
         owned = [flag for option in active for flag in option.opts if flag.rpartition(".")[2] == word.lstrip("-")]
         if owned:
             return f"no option '{word}'; it belongs to a plugin: '{owned[0]}'"
@@ -110,7 +113,11 @@ class RunCommand(Command):
 
 def _config_argument() -> click.Parameter:
     return RichArgument(
-        ["config"], required=False, type=click.Path(path_type=Path), help="A YAML file; flags override its values."
+        ["config"],
+        required=False,
+        type=click.Path(path_type=Path),
+        help="A YAML file; flags override its values.",
+        panel=INPUT,
     )
 
 
@@ -120,6 +127,7 @@ def _plugin_option() -> click.Parameter:
         multiple=True,
         metavar="NAME|NAME@DIST|no:NAME",
         help="Activate a plugin, or drop one with 'no:'. May be given more than once.",
+        panel=INPUT,
         shell_complete=suggest.complete_plugins,
     )
 
@@ -129,7 +137,7 @@ def _flag(name: str) -> click.Parameter:
     default = "" if info.default is None else f" [default: {field_default(info)}]"
     return RichOption(
         [f"--{name.replace('_', '-')}", name],
-        metavar=field_type(info).upper(),
+        metavar=field_type(info),
         help=description(info) + default,
         panel="The run",
         shell_complete=suggest.complete_words(list(choices(info.annotation))),
@@ -163,7 +171,7 @@ def plugin_options(name: str, kind: type[Any] | None, panel: str) -> list[click.
     return [
         RichOption(
             [_as_flag(name, option), f"{name}__{option}"],
-            metavar=field_type(info).upper(),
+            metavar=field_type(info),
             help=f"{description(info)} [default: {field_default(info)}]",
             panel=panel,
             multiple=True,
@@ -172,18 +180,19 @@ def plugin_options(name: str, kind: type[Any] | None, panel: str) -> list[click.
     ]
 
 
-def _active_options(ctx: click.Context) -> list[click.Parameter]:
-    """Return the options of the plugins that the typed words activate, or of the defaults where they are in error."""
-    words = [word for word in ctx.meta[META].words if word != "--help"]
+def _active_options(ctx: click.Context) -> tuple[list[click.Parameter], str]:
+    """Return the options of the plugins that the words activate; of the defaults, and why, where they are wrong."""
+    wrong = ""
     try:
-        resolved = _resolve_words(words)
-    except HfxError:
-        resolved = RunArguments(()).resolve()
-    return [
+        resolved = _resolve_words(ctx.meta[META].words)
+    except HfxError as error:
+        resolved, wrong = RunArguments(()).resolve(), str(error)
+    options = [
         option
         for active in resolved.plugins
         for option in plugin_options(active.name, type(active.plugin), f"Plugin {active.name}")
     ]
+    return options, wrong
 
 
 def _resolve_words(words: Sequence[str]) -> Resolved:

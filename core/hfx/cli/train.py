@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 EPILOG = """
 Examples:
-  hfx train                                              a small demonstration, nothing to prepare
+  hfx train                                     a small demonstration
   hfx train --model gpt2 --data 'texts/*.jsonl' --plugin lion --lion.lr 1e-4
-  hfx train config.yaml --batch-size 64 --dry-run        what would run, and where each value comes from
-  hfx train config.yaml --plugin lion --help             the options of lion, too
+  hfx train config.yaml --steps 100 --dry-run   what would run, and why
+  hfx train --plugin lion --help                the options of lion, too
 """
 STOPPED = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 75}
 """Exit codes of a run that saved and ended early; a scheduler takes 75 as: run me again."""
