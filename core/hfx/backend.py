@@ -45,7 +45,11 @@ class TorchBackend:
         self.optimizer = optimizer
         return module
 
-    def backward(self, loss: Tensor, last: bool) -> None:
+    def micro_step(self, last: bool) -> AbstractContextManager[Any]:
+        """Return the context around a forward and backward pass: none."""
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
         """Add the gradients of a micro-step, `loss` of shape `()`."""
         scaled = self.scaler.scale(loss) if self.scaler else loss
         torch.autograd.backward(scaled)

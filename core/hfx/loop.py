@@ -87,9 +87,10 @@ def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, A
         weight = 1.0 if part else 0.0
         tensors = to_device(collate(run, part or batch.sequences[:1]), run.device)
         seed_everything(config.seed, 2, run.step, micro, world.rank)
-        with run.precision.autocast():
-            loss = run.module(tensors)
-        backend.backward(loss * (weight / units), last=micro == rounds - 1)
+        with backend.micro_step(last=micro == rounds - 1):
+            with run.precision.autocast():
+                loss = run.module(tensors)
+            backend.backward(loss * (weight / units))
         if part:
             total += loss.detach().double().cpu()
     total, stop = backend.all_reduce(torch.stack([total, torch.tensor(run.stop_wanted, dtype=torch.float64)]))

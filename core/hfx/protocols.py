@@ -362,8 +362,11 @@ class Backend(Protocol):
     def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
         """Return the module to call; wraps module and optimizer where the engine needs it."""
 
-    def backward(self, loss: Tensor, last: bool) -> None:
-        """Add the gradient of a rank's share of the step's loss; `last` marks the step's last micro-step.
+    def micro_step(self, last: bool) -> AbstractContextManager[Any]:
+        """Return the context around one forward and backward pass; ranks reduce gradients in the `last` of a step."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a rank's share of the step's loss, `()`.
 
         Summed over ranks and micro-steps the losses are the loss of the step: an engine that averages multiplies by
         the world's size first.
