@@ -26,7 +26,10 @@ Examples:
 @traceback_option
 def command(run_or_model: str, prompt: str, max_new_tokens: int, temperature: float, seed: int) -> None:
     """Continue a prompt with the model of a run, of a folder, or of a hub id."""
+    from hfx.quiet import quieten
+
     source = located(run_or_model)
+    quieten()
     from hfx.cli.generate_impl import continued
 
     click.echo(continued(source, prompt, max_new_tokens, temperature, seed))

@@ -46,11 +46,21 @@ class RunArguments:
         from hfx.resolve import resolve
 
         return resolve(
-            yaml_path=self.config,
+            yaml_path=self.config or self._resumed(),
             fields={name: flag(name.replace("_", "-"), text) for name, text in self.fields.items()},
             plugin_args=self.plugins,
             plugin_options=self.plugin_options,
         )
+
+    def _resumed(self) -> Path | None:
+        """Return the `run.yaml` of the run that `--resume PATH` names: what is typed with it changes that run."""
+        resume = self.fields.get("resume", "never")
+        if resume in ("never", "auto"):
+            return None
+        path = Path(resume) / "run.yaml"
+        if not path.is_file():
+            raise ConfigError(f"'{resume}' holds no run to resume; '--resume' takes 'auto', 'never', or a run's folder")
+        return path
 
 
 def arguments(ctx: click.Context) -> RunArguments:

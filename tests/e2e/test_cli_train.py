@@ -1,0 +1,120 @@
+"""`hfx train` from the first word to the exit code, and `hfx generate` on what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from command_line import hfx
+from toy_packages import toy_package
+
+SIGNALLER = '''import os
+import signal
+
+from hfx import Plugin, hookimpl
+
+
+class Toy(Plugin):
+    """Sends this process a signal after the second step."""
+
+    name_of_signal: str = "SIGINT"
+    """Which."""
+
+    @hookimpl
+    def hfx_step_end(self, run, metrics):
+        if metrics["step"] == 2:
+            os.kill(os.getpid(), getattr(signal, self.name_of_signal))
+'''
+SMALL = ["--data", "text.txt", "--files.row", "line", "--eval-share", "0.2", "--seq-length", "32", "--batch-size", "4"]
+SMALL += ["--scratch.layers", "1", "--scratch.hidden-size", "32", "--scratch.heads", "2", "--bpe.vocab-size", "300"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    lines = [f"{left} plus {right} is {left + right}." for left in range(8) for right in range(8)]
+    (folder / "text.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> str:
+    """The stdout of a run that ended by itself; its path is the last word."""
+    done = hfx("train", *SMALL, "--steps", "3", "--output", "done", cwd=folder, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_last_line_is_the_path_of_the_run(finished: str, folder: Path) -> None:
+    assert finished.splitlines()[-1] == "run: done"
+    assert len((folder / "done" / "metrics.jsonl").read_text().splitlines()) >= 3
+    assert (folder / "done" / "model" / "config.json").is_file()
+
+
+def test_figures_are_told_where_nobody_shows_progress(folder: Path) -> None:
+    words = ["--plugin", "no:progress", "--steps", "1", "--output", "silent"]
+    done = hfx("train", *SMALL, *words, cwd=folder, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    path, figures = done.stdout.splitlines()[-2:]
+    assert path == "run: silent"
+    assert figures.startswith("step 1  ")
+    assert "eval_loss" in figures
+
+
+@pytest.mark.usefixtures("finished")
+def test_generate_continues_a_prompt_and_repeats_itself(folder: Path) -> None:
+    words = ["--prompt", "1 plus", "--max-new-tokens", "5", "--temperature", "1.0"]
+    first, again, other = (
+        hfx("generate", "done", *words, "--seed", seed, cwd=folder, OMP_NUM_THREADS="1") for seed in ("1", "1", "2")
+    )
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("1 plus")
+    assert first.stdout == again.stdout != other.stdout
+
+
+@pytest.mark.usefixtures("finished")
+def test_generate_refuses_an_empty_prompt_in_one_line(folder: Path) -> None:
+    done = hfx("generate", "done/model", "--prompt", "", cwd=folder)
+    assert done.returncode == 1
+    assert "the prompt has no tokens" in done.stderr
+
+
+def test_generate_says_that_a_run_has_no_model_yet(tmp_path: Path) -> None:
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "run.yaml").write_text("steps: 3\n")
+    done = hfx("generate", "begun", "--prompt", "a", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no model yet" in done.stderr
+
+
+@pytest.mark.parametrize(("signal", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 75)])
+def test_a_run_that_a_signal_ends_is_saved_and_exits_with_its_code(signal: str, code: int, folder: Path) -> None:
+    packages = folder / f"packages-{signal}"
+    toy_package(packages, "hfx-signaller", {"signaller": SIGNALLER})
+    words = ["--plugin", "signaller", "--signaller.name-of-signal", signal, "--steps", "50", "--output", signal]
+    done = hfx("train", *SMALL, *words, cwd=folder, path=packages, OMP_NUM_THREADS="1")
+    assert done.returncode == code, done.stderr
+    assert "--resume auto" in done.stderr
+    steps = [json.loads(line)["step"] for line in (folder / signal / "metrics.jsonl").read_text().splitlines()]
+    assert max(steps) < 50
+    assert list((folder / signal / "checkpoints").glob("step-*/MANIFEST.json"))
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_run_that_is_resumed_by_its_path_keeps_its_config(folder: Path) -> None:
+    done = hfx("train", "--resume", "done", "--log-every", "2", "--dry-run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    values = {line.split()[0]: line.split()[1:] for line in done.stdout.partition("\n\n")[0].splitlines()}
+    assert values["run.steps"][0] == "3"
+    assert values["run.steps"][1].startswith("done/run.yaml:")
+    assert values["run.output"][0] == "done"
+    assert values["run.log_every"] == ["2", "--log-every"]
+    assert values["run.resume"] == ["done", "--resume"]
+
+
+def test_resuming_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    done = hfx("train", "--resume", "nothing", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'nothing' holds no run" in done.stderr
