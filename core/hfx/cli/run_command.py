@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
-from rich_click.rich_parameter import RichArgument, RichOption
 
 from hfx.cli import suggest
 from hfx.cli.command import Command
-from hfx.cli.fields import choices, description, field_default, field_type
+from hfx.cli.run_options import as_flag, config_argument, dotted, field_option, plugin_option, plugin_options
 from hfx.config import RunConfig
 from hfx.errors import ConfigError, HfxError, nearest
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 DOTTED = re.compile(r"--(?P<plugin>\w[\w-]*)\.(?P<option>[\w.-]+)(=.*)?", re.DOTALL)
 META = "hfx.cli.run_command"
-INPUT = "Config and plugins"
 
 
 @dataclass
@@ -78,15 +76,15 @@ class RunCommand(Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", {})["token_normalize_func"] = lambda word: word.replace("_", "-")
         super().__init__(*args, **kwargs)
-        self.params = [_config_argument(), _plugin_option(), *map(_flag, RunConfig.model_fields), *self.params]
+        self.params = [config_argument(), plugin_option(), *map(field_option, RunConfig.model_fields), *self.params]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Declare an option for every dotted word, then leave the parsing to click."""
         typed = ctx.meta[META] = RunArguments(tuple(args))
         names = dict.fromkeys(
-            _as_flag(*match.group("plugin", "option")) for match in map(DOTTED.fullmatch, args) if match
+            as_flag(*match.group("plugin", "option")) for match in map(DOTTED.fullmatch, args) if match
         )
-        typed.dotted = [_dotted(name, index) for index, name in enumerate(names)]
+        typed.dotted = [dotted(name, index, typed.plugin_options.extend) for index, name in enumerate(names)]
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -119,75 +117,6 @@ class RunCommand(Command):
         flags = [flag for option in [*self.params, *active] for flag in option.opts if flag.startswith("--")]
         lists = f" '{ctx.command_path} --help' lists them"
         return f"no option '{word}';{nearest(word, flags) or lists}"
-
-
-def _config_argument() -> click.Parameter:
-    return RichArgument(
-        ["config"],
-        required=False,
-        type=click.Path(path_type=Path),
-        help="A YAML file; flags override its values.",
-        panel=INPUT,
-    )
-
-
-def _plugin_option() -> click.Parameter:
-    return RichOption(
-        ["--plugin"],
-        multiple=True,
-        metavar="NAME|NAME@DIST|no:NAME",
-        help="Activate a plugin, or drop one with 'no:'. May be given more than once.",
-        panel=INPUT,
-        shell_complete=suggest.complete_plugins,
-    )
-
-
-def _flag(name: str) -> click.Parameter:
-    info = RunConfig.model_fields[name]
-    default = "" if info.default is None else f" [default: {field_default(info)}]"
-    return RichOption(
-        [f"--{name.replace('_', '-')}", name],
-        metavar=field_type(info),
-        help=description(info) + default,
-        panel="The run",
-        shell_complete=suggest.complete_words(list(choices(info.annotation))),
-    )
-
-
-def _as_flag(plugin: str, option: str) -> str:
-    return f"--{plugin}.{option}".replace("_", "-")
-
-
-def _dotted(flag: str, index: int) -> click.Parameter:
-    plugin, _, option = flag.removeprefix("--").replace("-", "_").partition(".")
-
-    def collect(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> None:
-        ctx.meta[META].plugin_options += [(f"{plugin}.{option}", value) for value in values]
-
-    return RichOption(
-        [flag, f"plugin_option_{index}"],
-        multiple=True,
-        hidden=True,
-        expose_value=False,
-        callback=collect,
-        shell_complete=suggest.complete_option(plugin, option),
-    )
-
-
-def plugin_options(name: str, kind: type[Any] | None, panel: str) -> list[click.Parameter]:
-    """Return the options of a plugin's class as they are typed, for help and completion."""
-    if kind is None:
-        return []
-    return [
-        RichOption(
-            [_as_flag(name, option), f"{name}__{option}"],
-            metavar=field_type(info),
-            help=f"{description(info)} [default: {field_default(info)}]",
-            panel=panel,
-            multiple=True,
-        )
-        for option, info in kind.model_fields.items()
-    ]
 
 
 def _active_options(ctx: click.Context) -> tuple[list[click.Parameter], str]:
