@@ -143,3 +143,19 @@ def test_new_names_the_nearest_hook(tmp_path: Path) -> None:
     done = hfx("plugins", "new", "signum", "--hook", "hfx_optimiser", "--path", str(tmp_path))
     assert done.returncode == 2
     assert "did you mean 'hfx_optimizer'?" in done.stderr
+
+
+def test_check_passes_a_good_plugin_and_counts() -> None:
+    done = hfx("plugins", "check", "sequential", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = [line for line in done.stdout.splitlines() if line.startswith("pass  ")]
+    assert f"{len(passed)} of {len(passed)} checks passed" in done.stdout
+
+
+def test_check_names_what_a_bad_plugin_fails_and_exits_with_1(tmp_path: Path) -> None:
+    undocumented = OPTIMIZER.replace('    """Learning rate."""\n', "")
+    toy_package(tmp_path, "hfx-bad", {"bad": undocumented})
+    done = hfx("plugins", "check", "bad", path=tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 1
+    assert "FAIL  plugin: every option is documented" in done.stdout
+    assert "Traceback" not in done.stderr
