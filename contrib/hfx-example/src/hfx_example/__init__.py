@@ -1,0 +1,1 @@
+"""Two small plugins for hfx, to copy and change: an optimizer's wrapper and a listener."""
