@@ -1,0 +1,1 @@
+"""What Acme adds to hfx: its policy, its audit trail, its document store."""
