@@ -72,6 +72,17 @@ def test_a_run_that_fails_while_it_reads_its_data_leaves_a_line(folder: Path) ->
     assert line["data"] is None
 
 
+def test_a_run_that_fails_while_it_trains_leaves_a_line_with_its_data(folder: Path) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / "checkpoints").write_text("a file where a folder has to be")
+    done = hfx(folder, "train", *SMALL, "--acme-docs.database", "acme.db", "--output", "run")
+    assert done.returncode == 1, done.stderr
+    [line] = lines(folder)
+    assert line["outcome"] == "failed"
+    assert "checkpoints" in line["error"]
+    assert line["data"].keys() == {"train", "eval"}
+
+
 def test_an_audit_trail_that_cannot_be_written_stops_the_run_before_it_begins(folder: Path) -> None:
     (folder / "audit.jsonl").mkdir()
     done = hfx(folder, "train", *SMALL, "--acme-docs.database", "acme.db", "--output", "run")
