@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfx.errors import DeviceMemoryError, HfxError, IncompatibleError, StorageError
-from hfx.launch import stopping_on_signals, world_from
+from hfx.launch import STOP_SIGNALS, stopping_on_signals, world_from
 from hfx.quiet import quieten
-from hfx.resume import RUN_FILE, check_differences, checkpoint_of, output_of
+from hfx.resume import RUN_FILE, check_differences, checkpoint_of, config_of, output_of
 
 if TYPE_CHECKING:
     from hfx.discovery import PluginRef
@@ -59,7 +59,7 @@ def _resolved(config: Any, plugins: Sequence[Plugin | str], fields: dict[str, An
     objects, fields = take_objects(fields)
     path = Path(config) if isinstance(config, str | Path) else None
     return resolve(
-        yaml_path=path,
+        yaml_path=path or config_of(fields.get("resume")),
         mapping=None if path or config is None else dict(config),
         fields={name: Value(value, Origin("python", f"{name}=")) for name, value in fields.items()},
         plugin_args=[plugin for plugin in plugins if isinstance(plugin, str)],
@@ -121,10 +121,10 @@ def _train(run: Run) -> RunResult:
         print("\n".join(lines), file=sys.stderr, flush=True)
     with stopping_on_signals(run):
         result = run.hooks.run(run=run)
-    if result.stopped is None:
+    if result.stopped not in STOP_SIGNALS:
         run.hooks.export(run=run, path=run.output / "model")
     run.backend.barrier()
-    if result.stopped and run.world.is_main:
+    if result.stopped in STOP_SIGNALS and run.world.is_main:
         again = f"--output {run.output} --resume auto"
         print(f"stopped by {result.stopped} at step {run.step}, saved; go on with '{again}'", file=sys.stderr)
     return result

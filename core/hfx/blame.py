@@ -7,6 +7,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from hfx.errors import HfxError
+from hfx.plugin import Plugin
 
 if TYPE_CHECKING:
     from hfx.manager import ActivePlugin
@@ -43,3 +44,19 @@ def _owner(frame: FrameType, active: list[ActivePlugin]) -> ActivePlugin | None:
 def _belongs(module: str, home: str) -> bool:
     # The siblings `lion_impl`, `files_open_impl` hold the parts of a plugin that import torch and its like.
     return module == home or (module.startswith(f"{home}_") and module.endswith("_impl"))
+
+
+def core_failed(error: BaseException) -> bool:
+    """Say whether hfx's own code was the last to run before an error: then no plugin is to blame.
+
+    It matters where a hook calls the core back, as `hfx_launch` and `hfx_run` do.
+    """
+    last = ""
+    traceback = error.__traceback__
+    while traceback is not None:
+        module = str(traceback.tb_frame.f_globals.get("__name__", ""))
+        plugin = isinstance(traceback.tb_frame.f_locals.get("self"), Plugin)
+        if plugin or module.partition(".")[0] in ("hfx", "hfx_plugins"):
+            last = "plugin" if plugin else module
+        traceback = traceback.tb_next
+    return last.partition(".")[0] == "hfx"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PrivateAttr
 
+from hfx.errors import ConfigError
 from hfx.plugin import Plugin, hookimpl
 from hfx.protocols import BadRow, Place, Row, Rows
 
@@ -76,6 +77,8 @@ def take_objects(fields: dict[str, Any]) -> tuple[list[Plugin], dict[str, Any]]:
     found: list[Plugin] = []
     if not isinstance(fields.get("model"), str | None):
         found.append(GivenModel().holding(fields.pop("model")))
+        if fields.get("tokenizer") is None:
+            raise ConfigError("a model object says nothing of its tokenizer; give it too, as 'tokenizer='")
     if fields.get("tokenizer") is not None:
         found.append(GivenTokenizer().holding(fields.pop("tokenizer")))
     if hasattr(fields.get("data"), "column_names"):

@@ -93,11 +93,11 @@ def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, A
             backend.backward(loss * (weight / units))
         if part:
             total += loss.detach().double().cpu()
-    total, stop = backend.all_reduce(torch.stack([total, torch.tensor(run.stop_wanted, dtype=torch.float64)]))
+    total, stop = backend.all_reduce(torch.stack([total, torch.tensor(run.stop_code, dtype=torch.float64)]))
     lr = run.optimizer.param_groups[0]["lr"]
     result = backend.step(config.max_grad_norm)
     run.schedule.step()
-    run.advance(batch, stopping=bool(stop))
+    run.advance(batch, stop_code=int(stop))
     seconds = time.perf_counter() - started
     return {
         "step": run.step,

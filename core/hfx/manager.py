@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from hfx import hookspecs
-from hfx.blame import culprit, passes
+from hfx.blame import core_failed, culprit, passes
 from hfx.discovery import install_hint
 from hfx.errors import HfxError, IncompatibleError, PluginError
 from hfx.implementations import HOOKS, check_class, implementations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 Kind = TypeVar("Kind")
+_CALLING_BACK = ("hfx_launch", "hfx_run")
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +182,7 @@ class Manager:
         try:
             return getattr(self._pluggy.hook, hook)(**arguments)
         except Exception as error:
-            if passes(error):
+            if passes(error) or (hook in _CALLING_BACK and core_failed(error)):
                 raise
             raise self.blame(error, hook) from error
 

@@ -14,6 +14,7 @@ def quieten() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DS_LOG_LEVEL", "error")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    for name in ("DeepSpeed", "torch.distributed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # DeepSpeed sets its logger's level anew when it is imported; a filter stays.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*", category=UserWarning)

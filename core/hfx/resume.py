@@ -48,6 +48,20 @@ def output_of(config: RunConfig, world: World) -> Path:
     return output
 
 
+def config_of(resume: object) -> Path | None:
+    """Return the `run.yaml` of the run that `resume` names; what is given beside it changes that run.
+
+    Raises:
+        ConfigError: it names a folder that holds no run.
+    """
+    if resume in (None, "never", "auto"):
+        return None
+    path = Path(str(resume)) / RUN_FILE
+    if not path.is_file():
+        raise ConfigError(f"'{resume}' holds no run to resume; 'resume' takes 'auto', 'never', or a run's folder")
+    return path
+
+
 def _restarted() -> bool:
     """Return whether a launcher started these processes again: then the run goes on by itself."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"

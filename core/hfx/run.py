@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hfx.errors import DataError
+from hfx.launch import STOP_SIGNALS
 from hfx.parts import Parts
 from hfx.protocols import RunResult
 from hfx.record import Record
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _STATE = 1
+_SIGNALLED = 1_000_000
+"""Outweighs the wishes of any number of ranks when they are added up."""
 
 
 class Run(Parts):
@@ -70,13 +73,15 @@ class Run(Parts):
         self.hooks.step_end(run=self, metrics=metrics)
         return metrics
 
-    def advance(self, batch: GlobalBatch, stopping: bool) -> None:
-        """Take note that a batch was trained on."""
+    def advance(self, batch: GlobalBatch, stop_code: int) -> None:
+        """Take note that a batch was trained on, and of what the ranks together say about stopping."""
         self.step += 1
         self.tokens_total += batch.tokens
         self._parts["position"] = batch.next
         self.epoch = self.order.epoch_at(batch.next, self.streams)
-        self._stopping = self._stopping or stopping
+        self._stopping = self._stopping or stop_code > 0
+        if stop_code >= _SIGNALLED and self._stop not in STOP_SIGNALS:
+            self._stop = "SIGTERM"  # another rank was told to end, and all of them have to end alike
 
     def evaluate(self) -> dict[str, float]:
         """Evaluate, log it, tell the listeners, and return the figures; `{}` without evaluation rows."""
@@ -127,6 +132,11 @@ class Run(Parts):
         self._stop = self._stop or reason
 
     @property
+    def stop_code(self) -> int:
+        """What this rank adds to the agreement: 0, 1 for a plugin's wish, more for a signal."""
+        return 0 if self._stop is None else _SIGNALLED if self._stop in STOP_SIGNALS else 1
+
+    @property
     def stop_wanted(self) -> bool:
         """True where this rank asks for the end."""
         return self._stop is not None
@@ -150,7 +160,7 @@ class Run(Parts):
 
     def result(self) -> RunResult:
         """Return how the run stands."""
-        stopped = (self._stop or "stopped by another rank") if self._stopping else None
+        stopped = (self._stop or "another rank asked for it") if self._stopping else None
         return RunResult(self.output, dict(self.last_metrics), self.step, stopped)
 
     # ── saving ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -42,23 +42,14 @@ class RunArguments:
         """Resolve what was typed."""
         from hfx.layers import flag
         from hfx.resolve import resolve
+        from hfx.resume import config_of
 
         return resolve(
-            yaml_path=self.config or self._resumed(),
+            yaml_path=self.config or config_of(self.fields.get("resume")),
             fields={name: flag(name.replace("_", "-"), text) for name, text in self.fields.items()},
             plugin_args=self.plugins,
             plugin_options=self.plugin_options,
         )
-
-    def _resumed(self) -> Path | None:
-        """Return the `run.yaml` of the run that `--resume PATH` names: what is typed with it changes that run."""
-        resume = self.fields.get("resume", "never")
-        if resume in ("never", "auto"):
-            return None
-        path = Path(resume) / "run.yaml"
-        if not path.is_file():
-            raise ConfigError(f"'{resume}' holds no run to resume; '--resume' takes 'auto', 'never', or a run's folder")
-        return path
 
 
 def arguments(ctx: click.Context) -> RunArguments:
