@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import tempfile
 import warnings
@@ -37,15 +38,19 @@ SMALL: dict[str, Any] = {"bpe": {"vocab_size": 300}, "scratch": {"hidden_size": 
 
 @contextmanager
 def calmly() -> Iterator[None]:
-    """Keep a check's threads, random state and warnings to itself."""
+    """Keep a check's threads, random state, warnings and remarks to itself."""
     quieten()
     threads, states = torch.get_num_threads(), (random.getstate(), np.random.get_state())
+    logger = logging.getLogger("hfx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        logger.setLevel(level)
         torch.set_num_threads(threads)
         random.setstate(states[0])
         np.random.set_state(states[1])

@@ -7,20 +7,55 @@ from typing import TypeAlias
 
 from hfx.hookspecs import LISTENERS
 from hfx.implementations import HOOKS, implementations
-from hfx.testing import general, optimizers, order, sources, tasks
+from hfx.testing import (
+    backends,
+    batchers,
+    exports,
+    general,
+    launches,
+    listeners,
+    models,
+    optimizers,
+    order,
+    precisions,
+    runs,
+    schedules,
+    sources,
+    steps,
+    tasks,
+    tokenizers,
+)
 from hfx.testing.bench import Bench
 from hfx.testing.check import Asks, Check, make_check
 
 Catalogue: TypeAlias = Mapping[str, tuple[Asks, ...]]
 
 PROVIDERS: Catalogue = {
+    "launch": launches.LAUNCH,
+    "run": runs.RUN,
     "source": sources.SOURCE,
+    "tokenizer": tokenizers.TOKENIZER,
     "task": tasks.TASK,
     "sampler": order.SAMPLER,
+    "batcher": batchers.BATCHER,
+    "precision": precisions.PRECISION,
+    "backend": backends.BACKEND,
+    "model": models.MODEL,
     "optimizer": optimizers.OPTIMIZER,
+    "schedule": schedules.SCHEDULE,
+    "export": exports.EXPORT,
 }
-WRAPPERS: Catalogue = {**PROVIDERS}
+WRAPPERS: Catalogue = {
+    **PROVIDERS,
+    "run": runs.WRAPPER,
+    "source": steps.STEP,
+    "model": models.WRAPPER,
+    "optimizer": optimizers.WRAPPER,
+    "export": exports.WRAPPER,
+}
 """What a wrapper returns is used as the provider's would be; some have checks of their own."""
+_AROUND = {"hfx_check", "hfx_launch", "hfx_run", "hfx_export", *listeners.EVENTS}
+"""Hooks beside the training itself: a listener that has only these must not change what is trained."""
 
 
 def checks_of(bench: Bench) -> list[Check]:
@@ -31,4 +66,7 @@ def checks_of(bench: Bench) -> list[Check]:
         role, wrapper = hook.removeprefix("hfx_"), found[hook].wrapper
         subject = f"{role} wrapper" if wrapper else role
         checks += [make_check(subject, asks, bench) for asks in (WRAPPERS if wrapper else PROVIDERS)[role]]
+    if any(event in found for event in listeners.EVENTS):
+        asked = listeners.LISTENER if found.keys() <= _AROUND else listeners.MIXED
+        checks += [make_check("listener", asks, bench) for asks in asked]
     return checks

@@ -44,6 +44,15 @@ def loss_at(run: Run, *indices: int) -> torch.Tensor:
     return loss_of(run, collate(run, [[index] for index in indices]))
 
 
+def logits_of(run: Run, model: Any, index: int) -> torch.Tensor:
+    """Return what a model says about one example, in float32."""
+    batch = collate(run, [[index]])
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
+    with torch.no_grad():
+        logits: torch.Tensor = model(**inputs).logits
+    return logits.float().cpu()
+
+
 def close(first: torch.Tensor, second: torch.Tensor, within: float = 1e-4) -> bool:
     """Say whether two numbers or tensors are equal but for the last bits."""
     return bool(torch.allclose(first, second, rtol=within, atol=within))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from hfx.params import ParamGroups
@@ -55,6 +56,36 @@ class EventWitness(Plugin):
     def _seen(self, run: Run) -> list[tuple[str, int, dict[str, Any]]]:
         events: list[tuple[str, int, dict[str, Any]]] = run.local.setdefault(self.name, [])
         return events
+
+
+class EarlyWitness(EventWitness):
+    """The same, to stand before the plugin under test."""
+
+
+class HalfWidth(Plugin):
+    """Builds the model in bfloat16."""
+
+    @hookimpl
+    def hfx_precision(self) -> Any:
+        """Return bfloat16 for everything."""
+        return _HalfPrecision()
+
+
+class _HalfPrecision:
+    why = "asked for by the kit"
+    scaler = None
+
+    @property
+    def dtype(self) -> Any:
+        import torch
+
+        return torch.bfloat16
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def convert(self, model: Any) -> Any:
+        return model
 
 
 class Stopper(Plugin):
