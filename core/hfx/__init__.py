@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from hfx.api import train as train
     from hfx.backend import TorchBackend as TorchBackend
     from hfx.config import RunConfig as RunConfig
+    from hfx.errors import ConfigError as ConfigError
+    from hfx.errors import DataError as DataError
     from hfx.errors import HfxError as HfxError
+    from hfx.errors import ModelError as ModelError
+    from hfx.errors import RemoteError as RemoteError
+    from hfx.errors import nearest as nearest
     from hfx.order import permute as permute
     from hfx.params import ParamGroups as ParamGroups
     from hfx.plugin import Column as Column
@@ -22,8 +27,8 @@ if TYPE_CHECKING:
     from hfx.plugin import Secret as Secret
     from hfx.plugin import hookimpl as hookimpl
     from hfx.plugin import reveal as reveal
-    from hfx.protocols import BadRow as BadRow
     from hfx.protocols import Backend as Backend
+    from hfx.protocols import BadRow as BadRow
     from hfx.protocols import Batcher as Batcher
     from hfx.protocols import ColumnType as ColumnType
     from hfx.protocols import Drop as Drop
@@ -48,14 +53,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "train": "api", "load_config": "api", "plugins": "api",
     "Plugin": "plugin", "hookimpl": "plugin", "Column": "plugin", "Secret": "plugin", "reveal": "plugin",
-    "Run": "run", "RunConfig": "config", "ParamGroups": "params", "TorchBackend": "backend", "HfxError": "errors", "permute": "order",
+    "Run": "run", "RunConfig": "config", "ParamGroups": "params", "TorchBackend": "backend", "permute": "order",
 }  # fmt: skip
 _HOMES |= dict.fromkeys(
     ["BadRow", "Backend", "Batcher", "ColumnType", "Drop", "Example", "Metrics", "Place", "Precision", "Problem", "Row",
      "Rows", "RunResult", "Sampler", "Source", "Step", "StepResult", "Table", "TableStep", "Task", "World"],
     "protocols",
 )  # fmt: skip
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+_HOMES |= dict.fromkeys(["ConfigError", "DataError", "HfxError", "ModelError", "RemoteError", "nearest"], "errors")
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,7 @@ class ConfigError(UsageError):
     """A wrong key or value in a config, a policy or an option."""
 
 
-class PluginNotFound(ConfigError):
+class PluginNotFound(ConfigError):  # noqa: N818  reads as what happened
     """No plugin of that name, or more than one."""
 
 

@@ -30,6 +30,4 @@ class ParamGroups:
         decayed = [(n, p) for n, p in self._named if len(getattr(p, "ds_shape", p.shape)) > 1]
         others = [(n, p) for n, p in self._named if len(getattr(p, "ds_shape", p.shape)) <= 1]
         named = [(decayed, weight_decay), (others, 0.0)]
-        return [
-            {"params": [p for _, p in members], "weight_decay": decay} for members, decay in named if members
-        ]
+        return [{"params": [p for _, p in members], "weight_decay": decay} for members, decay in named if members]

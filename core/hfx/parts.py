@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from hfx.run import Run
 
 T = TypeVar("T")
-PARTS = ("source", "rows", "tokenizer", "task", "table", "sampler", "batcher", "precision", "backend", "model", "optimizer",
-         "schedule")  # fmt: skip
+PARTS = ("source", "rows", "tokenizer", "task", "table", "sampler", "batcher", "precision", "backend", "model",
+         "optimizer", "schedule")  # fmt: skip
 """The order in which the parts of a run come into being; each may read only those before it."""
 
 _HOOKS = {"rows": "hfx_source", "table": "hfx_task"}

@@ -17,9 +17,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 
@@ -27,6 +26,9 @@ from hfx.errors import DataError, StorageError
 from hfx.protocols import Drop, Example, Row, Rows, Table, Task
 from hfx.rows import ROWS_VERSION, RowSet, write_rows
 from hfx.table import FIXED, ArrowTable
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TABLE_VERSION = 1
 _CHUNK = 1_000

@@ -264,7 +264,7 @@ class Table(Protocol):
     def __len__(self) -> int: ...
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return a scalar column `(len,)`: row, part, length, units, source, or one an option of type `Column` names."""
+        """Return a scalar column `(len,)`: row, part, length, units, source, or one that a `Column` option names."""
 
     def values(self, index: int) -> Values:
         """Return the task's columns of one example; lists as arrays."""

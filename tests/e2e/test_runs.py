@@ -18,8 +18,10 @@ import torch
 from safetensors.torch import load_file
 
 EXACT = ("step", "epoch", "loss", "lr", "grad_norm", "tokens", "eval_loss")
-SMALL = ("--seq-length", "64", "--bpe.vocab-size", "300", "--scratch.hidden-size", "32", "--scratch.layers", "2",
-         "--batch-size", "8", "--plugin", "fp32", "--steps", "14", "--eval-every", "4", "--save-every", "3")  # fmt: skip
+SMALL = (
+    *("--seq-length", "64", "--bpe.vocab-size", "300", "--scratch.hidden-size", "32", "--scratch.layers", "2"),
+    *("--batch-size", "8", "--plugin", "fp32", "--steps", "14", "--eval-every", "4", "--save-every", "3"),
+)
 
 
 @pytest.fixture(scope="module")
