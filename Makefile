@@ -43,6 +43,7 @@ clean: ## remove what the targets made
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet 'pip>=25.1'  # the first that knows --group
 
 # torch first: a plain request for it would take gigabytes of CUDA on a machine without a GPU.
 $(VENV)/ready: pyproject.toml constraints.txt | $(VENV)/bin/python
