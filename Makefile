@@ -36,7 +36,7 @@ reference: $(VENV)/ready-dev ## write the reference pages anew
 	$(BIN)/python docs/reference.py
 
 docs: $(VENV)/ready-docs ## build the documentation into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) runs site dist
