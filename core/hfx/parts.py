@@ -155,8 +155,9 @@ class Parts:
 
     def _build_model(self) -> PreTrainedModel:
 
-        from hfx.loop import install_loss
+        from hfx.loop import install_loss, seed_everything
 
+        seed_everything(self.config.seed, 1)  # what a model initialises depends on the seed, whoever wrote its plugin
         with self.backend.building():
             model = self.hooks.model(run=self._run)
         # A wrapper such as a chunked loss has installed its own; anything else computes a mean.
