@@ -53,7 +53,7 @@ def training_is_that_of_plain_torch(bench: Bench) -> None:
     """Neither the gradient nor the update is scaled."""
     own, plain = (weights_after(bench, PlainDescent(lr=0.1), active=active) for active in (True, False))
     odd = [name for name in plain if not close(own[name], plain[name])]
-    assert not odd, f"after six steps {odd[0]} and {len(odd) - 1} more are others than without the backend"
+    assert not odd, f"after seven steps {odd[0]} and {len(odd) - 1} more are others than without the backend"
 
 
 def a_step_reports_the_norm_before_clipping(bench: Bench) -> None:

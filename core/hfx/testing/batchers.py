@@ -11,7 +11,7 @@ import torch
 
 from hfx.run import Run
 from hfx.testing.bench import Bench
-from hfx.testing.examples import IGNORED, close, collate, drawn, evaluating, loss_of
+from hfx.testing.examples import IGNORED, attentive, close, collate, drawn, loss_of
 
 if TYPE_CHECKING:
     from hfx.protocols import Indices
@@ -30,15 +30,12 @@ def _windows(run: Run) -> Iterator[tuple[Indices, Indices]]:
             yield rows, lengths[rows]
 
 
-def _groups(run: Run) -> list[list[int]]:
-    rows, lengths = max(_windows(run), key=lambda window: len(window[0]))
-    if run.batcher.window == 1:
-        rows = np.arange(min(6, len(run.table("train"))), dtype=np.int64)
-        lengths = run.table("train").column("length").astype(np.int64)[rows]
-        found = [group for i in range(len(rows)) for group in run.batcher.groups(rows[i : i + 1], lengths[i : i + 1])]
-    else:
-        found = run.batcher.groups(rows, lengths)
-    return [[int(row) for row in group] for group in found]
+def _groups(run: Run, most: int = 6) -> list[list[int]]:
+    """Return some sequences, those that hold several rows first."""
+    found = [
+        [int(row) for row in group] for rows, lengths in _windows(run) for group in run.batcher.groups(rows, lengths)
+    ]
+    return sorted(found, key=len, reverse=True)[:most]
 
 
 def groups_hold_every_row_once(bench: Bench) -> None:
@@ -107,7 +104,7 @@ def padding_carries_no_label(bench: Bench) -> None:
 
 def the_loss_of_a_batch_is_that_of_its_examples(bench: Bench) -> None:
     """Examples that share a sequence or a batch do not see each other."""
-    with bench.run() as run, evaluating(run):
+    with bench.run() as run, attentive(run):
         groups = _groups(run)
         together = loss_of(run, collate(run, groups))
         alone = sum(loss_of(run, collate(run, [[row]])) for group in groups for row in group)

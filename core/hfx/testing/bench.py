@@ -30,7 +30,7 @@ from hfx.run import Run
 from hfx.testing.tiny import pretrained_folder, tiny_rows, write_rows
 
 FIELDS: dict[str, Any] = {
-    "steps": 6, "batch_size": 4, "micro_batch_size": 4, "seq_length": 32, "seed": 7, "eval_share": 0.1,
+    "steps": 7, "batch_size": 4, "micro_batch_size": 4, "seq_length": 32, "seed": 7, "eval_share": 0.1,
 }  # fmt: skip
 SMALL: dict[str, Any] = {"bpe": {"vocab_size": 300}, "scratch": {"hidden_size": 32, "layers": 2}}
 """The defaults of a run without a model, in a size for checks."""

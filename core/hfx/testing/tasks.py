@@ -11,7 +11,7 @@ import torch
 from hfx.protocols import Drop, Example, Task
 from hfx.run import Run
 from hfx.testing.bench import Bench, as_json
-from hfx.testing.examples import IGNORED, close, collate, drawn, evaluating, loss_at, loss_of, shortest_and_longest
+from hfx.testing.examples import IGNORED, attentive, close, collate, drawn, loss_at, loss_of, shortest_and_longest
 
 
 def _examples(task: Task, run: Run) -> list[list[Example] | Drop]:
@@ -74,7 +74,7 @@ def units_are_what_the_loss_sums_over(bench: Bench) -> None:
 
 def the_loss_of_a_batch_is_the_sum_over_its_rows(bench: Bench) -> None:
     """Then neither the size of a batch nor the number of ranks changes what is learned."""
-    with bench.run() as run, evaluating(run):
+    with bench.run() as run, attentive(run):
         short, long = shortest_and_longest(run)
         one, other = loss_at(run, short), loss_at(run, long)
         assert close(loss_at(run, short, long), one + other), "the loss of two rows is not the sum of their losses"
@@ -84,7 +84,7 @@ def the_loss_of_a_batch_is_the_sum_over_its_rows(bench: Bench) -> None:
 
 def padding_does_not_change_the_loss(bench: Bench) -> None:
     """A row is padded to the longest of its batch, which has nothing to do with it."""
-    with bench.run() as run, evaluating(run):
+    with bench.run() as run, attentive(run):
         for index in shortest_and_longest(run):
             batch = collate(run, [[index]])
             padded = _padded(run, batch)
@@ -130,7 +130,7 @@ def draws_depend_on_their_generator_alone(bench: Bench) -> None:
 
 def metrics_add_up(bench: Bench) -> None:
     """Each rank sees some of the rows; their states are added."""
-    with bench.run() as run, evaluating(run):
+    with bench.run() as run, attentive(run):
         indices = range(min(8, len(run.table("train"))))
         whole, parts = run.task.metrics(), [run.task.metrics() for _ in range(2)]
         assert whole.state.dtype == torch.float64, f"the state of metrics is {whole.state.dtype}; it has to be float64"

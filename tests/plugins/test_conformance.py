@@ -1,0 +1,52 @@
+"""Every built-in plugin passes every check of the conformance kit, as a third party's has to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hfx.discovery import OWN, found
+from hfx.testing import Check, plugin_checks
+
+OTHERWISE: dict[str, list[dict[str, Any]]] = {
+    # All of it is read, and parsed, at every check.
+    "stdlib": [{"limit": 60}, {"limit": 60, "row": "file", "packages": ["json", "collections"]}],
+    "files": [{}, {"columns": ["text", "label"]}],
+    "bpe": [{}, {"vocab_size": 270}],
+    "causal_lm": [{}, {"overflow": "truncate", "side": "left"}, {"append_eos": False, "overflow": "drop"}],
+    "classification": [{}, {"side": "left"}],
+    "padding": [{}, {"pad_to_multiple_of": 8}],
+    "scratch": [{}, {"architecture": "gpt2", "hidden_size": 32, "layers": 1}],
+    "gradient_checkpointing": [{}, {"every": 2}],
+    "adafactor": [{}, {"variant": "transformers"}],
+    "constant": [{}, {"warmup": 0}],
+    "cosine": [{}, {"warmup": 5, "min_ratio": 0.1}],
+    "bf16": [{}, {"pure": True}],
+}
+"""Options to try a plugin with, where its defaults alone would leave something untried."""
+NAMES = [ref.name for ref in found() if ref.distribution == OWN]
+
+
+def cases() -> Iterator[Any]:
+    for name in NAMES:
+        for number, options in enumerate(OTHERWISE.get(name, [{}])):
+            for check in plugin_checks(name, options=options):
+                yield pytest.param(check, id=f"{name}{number or ''}: {check}")
+
+
+CASES = list(cases())
+
+
+@pytest.mark.parametrize("check", CASES)
+def test_a_built_in_plugin_conforms(check: Check) -> None:
+    check()
+
+
+def test_every_built_in_plugin_is_asked_and_the_count_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {str(case.id).partition(":")[0].rstrip("0123456789") for case in CASES}
+    assert {name.rstrip("0123456789") for name in NAMES} == asked
+    assert set(OTHERWISE) <= set(NAMES)
+    with capsys.disabled():
+        print(f"\nconformance: {len(CASES)} checks of {len(NAMES)} built-in plugins, none skipped")
