@@ -78,6 +78,8 @@ def execute(resolved: Resolved, argv: Sequence[str] = ()) -> RunResult:
     quieten()
     world = world_from()
     run = Run(resolved, output_of(resolved.config, world), world)
+    for note in resolved.notes if world.is_main else ():
+        print(f"hfx: {note}", file=sys.stderr)
     _check(run)
     return run.hooks.launch(run=run, main=main)
 
@@ -135,7 +137,9 @@ def _write_run_file(run: Run) -> None:
 
     path = run.output / RUN_FILE
     partial = path.with_suffix(".partial")
-    partial.write_text(to_yaml(run.resolved), encoding="utf-8")
+    # As comments, so that `hfx train` takes the file back whatever is installed then.
+    versions = [f"# {active}\n" for active in run.active]
+    partial.write_text("".join([*versions, to_yaml(run.resolved)]), encoding="utf-8")
     partial.replace(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import random
@@ -203,3 +204,13 @@ def test_an_end_token_that_is_never_learned_is_a_warning_with_counts(folder: Pat
     assert done.returncode == 0, done.stderr
     assert "end token  0 of" in done.stderr
     assert "warning: the model will not learn to stop" in done.stderr
+
+
+def test_the_demo_recipe_says_that_it_is_one_and_the_run_file_holds_the_versions(folder: Path) -> None:
+    small = ["--steps", "1", "--seq-length", "32", "--batch-size", "2", "--stdlib.packages", "[json]"]
+    arguments = [sys.executable, "-m", "hfx", "train", "--output", "demo", *small, "--plugin", "lion"]
+    done = subprocess.run(arguments, cwd=folder, env=environment(folder), text=True, capture_output=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "demo recipe" in done.stderr
+    version = importlib.metadata.version("hfx")
+    assert f"# 'lion' (hfx {version})" in (folder / "demo" / "run.yaml").read_text().splitlines()
