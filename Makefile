@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python tests/offline.py $(BIN)/python -m pytest
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -13,11 +14,11 @@ help: ## show the targets
 demo: $(VENV)/ready ## train on the standard library's source, then write some text with the result
 	@rm -rf runs/demo
 	$(BIN)/hfx train --output runs/demo
-	$(BIN)/hfx generate runs/demo --prompt 'def ' --max-new-tokens 60 --seed 1
+	$(BIN)/hfx generate runs/demo --prompt 'def __init__(self' --max-new-tokens 80 --temperature 0.7 --seed 1
 	@echo "run: runs/demo"
 
-test: $(VENV)/ready-dev ## run the tests (without those marked slow)
-	$(BIN)/python -m pytest -m 'not slow and not drives'
+test: $(VENV)/ready-dev ## run the tests (without those marked slow), the network blocked
+	$(PYTEST) -m 'not slow and not drives'
 
 check: $(VENV)/ready-dev ## lint, types, import rules, stale pages
 	$(BIN)/ruff check .
@@ -27,10 +28,10 @@ check: $(VENV)/ready-dev ## lint, types, import rules, stale pages
 	$(BIN)/python docs/reference.py --check
 
 slow: $(VENV)/ready-dev ## run the long tests
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m 'slow and not drives'
 
 drives: $(VENV)/ready-drives ## drive the contract through DDP, ZeRO, FSDP, packing, streams and frozen parameters
-	$(BIN)/python -m pytest tests/contract
+	$(PYTEST) tests/contract
 
 reference: $(VENV)/ready-dev ## write the reference pages anew
 	$(BIN)/python docs/reference.py

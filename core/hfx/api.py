@@ -15,7 +15,7 @@ from hfx.resume import RUN_FILE, check_differences, checkpoint_of, config_of, ou
 if TYPE_CHECKING:
     from hfx.discovery import PluginRef
     from hfx.plugin import Plugin
-    from hfx.protocols import RunResult
+    from hfx.protocols import Problem, RunResult
     from hfx.resolve import Resolved
     from hfx.run import Run
 
@@ -59,7 +59,7 @@ def _resolved(config: Any, plugins: Sequence[Plugin | str], fields: dict[str, An
     objects, fields = take_objects(fields)
     path = Path(config) if isinstance(config, str | Path) else None
     return resolve(
-        yaml_path=path or config_of(fields.get("resume")),
+        yaml_path=path or config_of({} if config else fields),
         mapping=None if path or config is None else dict(config),
         fields={name: Value(value, Origin("python", f"{name}=")) for name, value in fields.items()},
         plugin_args=[plugin for plugin in plugins if isinstance(plugin, str)],
@@ -127,7 +127,7 @@ def _train(run: Run) -> RunResult:
         run.hooks.export(run=run, path=run.output / "model")
     run.backend.barrier()
     if result.stopped in STOP_SIGNALS and run.world.is_main:
-        again = f"--output {run.output} --resume auto"
+        again = f"hfx train --resume {run.output}"
         print(f"stopped by {result.stopped} at step {run.step}, saved; go on with '{again}'", file=sys.stderr)
     return result
 
@@ -143,13 +143,24 @@ def _write_run_file(run: Run) -> None:
     partial.replace(path)
 
 
-def _check(run: Run) -> None:
+def problems(resolved: Resolved) -> list[Problem]:
+    """Return what the plugins' first checks find in names and options, before torch is imported."""
+    from hfx.protocols import World
+    from hfx.run import Run
+
+    return _problems(Run(resolved, Path(resolved.config.output or "runs/new"), World()))
+
+
+def _problems(run: Run) -> list[Problem]:
     run.checking = True
     try:
-        problems = run.hooks.check(run=run)
+        return run.hooks.check(run=run)
     finally:
         run.checking = False
-    for problem in problems:
+
+
+def _check(run: Run) -> None:
+    for problem in _problems(run):
         if problem.fatal:
             raise IncompatibleError(problem.message)
         if run.world.is_main:

@@ -28,7 +28,7 @@ DEMO: dict[str, Any] = {
     "steps": 300,
     "batch_size": 32,
     "seq_length": 128,
-    "plugins": {"stdlib": {}, "bpe": {"vocab_size": 4096}, "scratch": {}},
+    "plugins": {"stdlib": {}, "bpe": {"vocab_size": 4096}, "scratch": {}, "adamw": {"lr": 2e-3, "beta2": 0.95}},
 }
 """The layer above the defaults where neither model nor data is given."""
 DEMO_NOTE = "neither model nor data is given: this is the built-in demo recipe"

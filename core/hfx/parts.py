@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -35,14 +36,11 @@ class Parts:
     """Reading a part builds it; one read before its time is an error that names the hook."""
 
     def __init__(self, resolved: Resolved, output: Path, world: World) -> None:
-        from hfx.prepare import cache_root
-
         self.resolved = resolved
         self.config = resolved.config
         self.active: tuple[ActivePlugin, ...] = resolved.plugins
         self.hooks = resolved.manager
         self.output = output
-        self.cache = cache_root()
         self.world = world
         self.checking = False
         self._parts: dict[str, Any] = {}
@@ -65,6 +63,13 @@ class Parts:
             finally:
                 self._building.pop()
         return cast("T", self._parts[label])
+
+    @cached_property
+    def cache(self) -> Path:
+        """The folder of prepared data."""
+        from hfx.prepare import cache_root
+
+        return cache_root()
 
     @property
     def device(self) -> torch.device:

@@ -44,7 +44,7 @@ def _data_lines(run: Run, table: Table) -> list[str]:
     source = run._source("train").source
     summary = source.summary() if hasattr(source, "summary") else type(source).__name__
     rows, report = run.rows("train"), run.rows("train").report
-    held = len(run.table("eval")) if run.has_eval else 0
+    held = len(run.rows("eval")) if run.has_eval else 0
     lengths = table.column("length")
     counts: dict[str, int] = getattr(table, "meta", {}).get("counts", {})
     dropped = report.dropped | {k.removeprefix("dropped."): v for k, v in counts.items() if k.startswith("dropped.")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,14 +49,19 @@ def output_of(config: RunConfig, world: World) -> Path:
     return output
 
 
-def config_of(resume: object) -> Path | None:
-    """Return the `run.yaml` of the run that `resume` names; what is given beside it changes that run.
+def config_of(fields: Mapping[str, Any]) -> Path | None:
+    """Return the `run.yaml` of the run to go on with; what is given beside it changes that run.
+
+    It is the one that `resume` names; or, under `resume: auto` with neither model nor data, the one in `output`.
 
     Raises:
-        ConfigError: it names a folder that holds no run.
+        ConfigError: `resume` names a folder that holds no run.
     """
+    resume = fields.get("resume")
     if resume in (None, "never", "auto"):
-        return None
+        described = resume != "auto" or fields.get("model") or fields.get("data")
+        held = Path(str(fields.get("output"))) / RUN_FILE
+        return held if not described and fields.get("output") and held.is_file() else None
     path = Path(str(resume)) / RUN_FILE
     if not path.is_file():
         raise ConfigError(f"'{resume}' holds no run to resume; 'resume' takes 'auto', 'never', or a run's folder")
@@ -104,7 +110,7 @@ def differences(run: Run, found: Checkpoint) -> list[Difference]:
             effect = (
                 "the checkpoint's learning rate and groups stay" if saved and present else "another plugin takes part"
             )
-            result.append(Difference(f"plugin '{name}'", _brief(saved), _brief(present), effect))
+            result.append(Difference(f"plugin '{name}'", *_brief(saved, present), effect))
     if found.state["data"]["plan_sha256"] != run.plan_sha256():
         result.append(
             Difference("order of samples", found.state["data"]["plan_sha256"][:8], run.plan_sha256()[:8],
@@ -113,8 +119,14 @@ def differences(run: Run, found: Checkpoint) -> list[Difference]:
     return result
 
 
-def _brief(plugin: list[Any] | None) -> str:
-    return "absent" if plugin is None else f"{plugin[0]} {plugin[1]} {plugin[2]}"
+def _brief(saved: list[Any] | None, present: list[Any] | None) -> tuple[str, str]:
+    """Return a plugin then and now: the package where that differs, and the options that do."""
+    if saved is None or present is None:
+        return tuple("absent" if one is None else f"{one[0]} {one[1]}" for one in (saved, present))  # type: ignore[return-value]
+    options = [key for key in saved[2] | present[2] if saved[2].get(key) != present[2].get(key)]
+    packages = [f"{one[0]} {one[1]}" if saved[:2] != present[:2] else "" for one in (saved, present)]
+    named = [" ".join(f"{key}={one[2].get(key)}" for key in options) for one in (saved, present)]
+    return f"{packages[0]} {named[0]}".strip(), f"{packages[1]} {named[1]}".strip()
 
 
 def _effect(name: str) -> tuple[str, bool]:

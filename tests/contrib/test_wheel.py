@@ -38,10 +38,10 @@ def done(*command: str | Path, cwd: Path, **environ: str) -> str:
 
 @pytest.fixture(scope="module")
 def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of executables of an environment with the three wheels; only the build backend is downloaded."""
+    """The folder of executables of an environment with the three wheels; nothing is downloaded."""
     folder = tmp_path_factory.mktemp("clean")
     for path in PACKAGES.values():
-        done(sys.executable, "-m", "build", "--wheel", "--outdir", folder / "dist", path, cwd=folder)
+        done(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist", path, cwd=folder)
     venv.create(folder / "venv", symlinks=True)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "venv")}))
     # What the packages depend on is taken from this environment; a `.pth` of a `.pth` is not read, so its own

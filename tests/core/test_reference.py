@@ -59,6 +59,7 @@ def from_command(text: str) -> Resolved:
     plugin = given.pop("--plugin")
     options = [(key.removeprefix("--"), value) for key, value in given.items() if "." in key]
     fields = {key.removeprefix("--"): value for key, value in given.items() if "." not in key}
+    fields.setdefault("data", "rows.jsonl")  # else the demo recipe would be a layer below
     return resolve(fields=fields, plugin_args=[plugin], plugin_options=options, policy=Policy())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,44 @@ def test_generate_says_that_a_run_has_no_model_yet(tmp_path: Path) -> None:
     assert "no model yet" in done.stderr
 
 
+def test_generate_refuses_a_model_that_writes_no_text(folder: Path) -> None:
+    rows = [{"text": f"{name} {number}", "label": name} for name in ("ham", "spam") for number in range(20)]
+    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--data", "labelled.jsonl", "--plugin", "classification", "--steps", "1", "--output", "labels"]
+    small = [word for word in SMALL if word not in ("--files.row", "line", "--data", "text.txt")]
+    assert hfx("train", *small, *words, cwd=folder, OMP_NUM_THREADS="1").returncode == 0
+
+    done = hfx("generate", "labels", "--prompt", "x", cwd=folder)
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "LlamaForSequenceClassification" in done.stderr
+
+
+def test_a_dry_run_says_what_the_run_would_be_refused_for() -> None:
+    done = hfx("train", "--plugin", "pretrained", "--data", "text.txt", "--dry-run")
+    assert done.returncode == 2
+    assert done.stderr.startswith("hfx: 'pretrained' has no model to load")
+    assert "run.data" in done.stdout
+
+
+@pytest.mark.usefixtures("finished")
+def test_resuming_whatever_the_output_holds_needs_nothing_else(folder: Path) -> None:
+    done = hfx("train", "--output", "done", "--resume", "auto", "--dry-run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "done/run.yaml:" in done.stdout
+    assert "demo recipe" not in done.stdout
+
+
+@pytest.mark.usefixtures("finished")
+def test_rows_are_counted_before_they_are_cut(folder: Path) -> None:
+    words = ["--steps", "1", "--output", "counted", "--seq-length", "4"]
+    done = hfx("train", *SMALL, *words, cwd=folder, OMP_NUM_THREADS="1")
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("rows ")]
+    read, trained, held_out = (int(number) for number in re.findall(r"(\d+) (?:read|to train|to evaluate)", line))
+    assert (read, trained + held_out) == (64, 64)
+
+
 @pytest.mark.parametrize(("signal", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 75)])
 def test_a_run_that_a_signal_ends_is_saved_and_exits_with_its_code(signal: str, code: int, folder: Path) -> None:
     packages = folder / f"packages-{signal}"
@@ -96,7 +135,7 @@ def test_a_run_that_a_signal_ends_is_saved_and_exits_with_its_code(signal: str, 
     words = ["--plugin", "signaller", "--signaller.name-of-signal", signal, "--steps", "50", "--output", signal]
     done = hfx("train", *SMALL, *words, cwd=folder, path=packages, OMP_NUM_THREADS="1")
     assert done.returncode == code, done.stderr
-    assert "--resume auto" in done.stderr
+    assert f"go on with 'hfx train --resume {signal}'" in done.stderr
     steps = [json.loads(line)["step"] for line in (folder / signal / "metrics.jsonl").read_text().splitlines()]
     assert max(steps) < 50
     assert list((folder / signal / "checkpoints").glob("step-*/MANIFEST.json"))

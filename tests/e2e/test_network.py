@@ -1,10 +1,11 @@
-"""A run whose model and data are local opens no connection."""
+"""A run whose model and data are local opens no connection, and the suite itself reaches nothing but loopback."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,15 @@ from pathlib import Path
 import pytest
 
 needs_unshare = pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare of util-linux")
+
+
+@pytest.mark.skipif(os.environ.get("HFX_TESTS_OFFLINE") != "yes", reason="run by itself, not through 'make'")
+def test_the_suite_reaches_nothing_but_loopback() -> None:
+    code = "import socket; socket.create_connection(('1.1.1.1', 53), timeout=5)"
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=60)
+    assert "Network is unreachable" in done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname(), timeout=5).close()
 
 
 @needs_unshare

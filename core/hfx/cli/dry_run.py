@@ -21,6 +21,23 @@ def report(resolved: Resolved) -> str:
     return "\n\n".join(parts)
 
 
+def refuse_problems(resolved: Resolved) -> None:
+    """Say what the plugins' checks find, as the run would.
+
+    Raises:
+        IncompatibleError: a problem that ends the run.
+    """
+    import click
+
+    from hfx.api import problems
+    from hfx.errors import IncompatibleError
+
+    for problem in problems(resolved):
+        if problem.fatal:
+            raise IncompatibleError(problem.message)
+        click.echo(f"hfx: warning: {problem.message}", err=True)
+
+
 def origins(resolved: Resolved) -> str:
     """Return a table of all values and where each comes from."""
     from hfx.resolve import describe

@@ -50,7 +50,8 @@ def _bounded(name: str, constraints: Sequence[Any]) -> str:
         for key, sign in _BOUNDS.items()
         if getattr(constraint, key, None) is not None
     ]
-    return f"{name} {', '.join(bounds)}" if bounds else name
+    value, none, _ = name.partition(" or none")
+    return f"{value} {', '.join(bounds)}{none}" if bounds else name
 
 
 def field_default(field: FieldInfo) -> str:

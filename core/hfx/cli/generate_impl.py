@@ -6,7 +6,8 @@ from logging import ERROR, getLogger
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from hfx.errors import ModelError
@@ -36,6 +37,9 @@ def continued(source: str, prompt: str, max_new_tokens: int, temperature: float,
 
 def _loaded(source: str) -> tuple[Any, Any]:
     try:
+        architectures = AutoConfig.from_pretrained(source).architectures or []
+        if architectures and not set(architectures) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+            raise ModelError(f"'{source}' is a {architectures[0]}, which writes no text; name a causal language model")
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source)
     except (OSError, ValueError) as error:

@@ -20,7 +20,7 @@ class Listed:
     name: str
     role: str
     default: str
-    """When it is active without being named: `yes`, `without a model`, `policy`; or `blocked`."""
+    """When it is active without being named: `yes`, `with a model`, `without a model`, `policy`; or `blocked`."""
     distribution: str
     version: str
     summary: str
@@ -61,6 +61,8 @@ def _default(ref: PluginRef, policy: Policy | None) -> str:
         return ""
     if ref.name in WITHOUT_MODEL.values():
         return "without a model"
+    if ref.name in {roles[role] for role in WITHOUT_MODEL}:
+        return "with a model"
     return "yes" if ref.name in (*roles.values(), *DEFAULT_LISTENERS) else ""
 
 

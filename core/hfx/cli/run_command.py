@@ -45,7 +45,7 @@ class RunArguments:
         from hfx.resume import config_of
 
         return resolve(
-            yaml_path=self.config or config_of(self.fields.get("resume")),
+            yaml_path=self.config or config_of(self.fields),
             fields={name: flag(name.replace("_", "-"), text) for name, text in self.fields.items()},
             plugin_args=self.plugins,
             plugin_options=self.plugin_options,

@@ -38,9 +38,10 @@ def command(ctx: click.Context, /, dry_run: bool, **_: Any) -> int:
     typed = arguments(ctx)
     resolved = typed.resolve()
     if dry_run:
-        from hfx.cli.dry_run import report
+        from hfx.cli.dry_run import refuse_problems, report
 
         click.echo(report(resolved))
+        refuse_problems(resolved)
         return 0
     from hfx.api import execute
 
