@@ -35,7 +35,10 @@ LISTENERS = ("hfx_check", "hfx_step_end", "hfx_evaluated", "hfx_saved")
 
 @hookspec
 def hfx_check(run: Run) -> Iterable[Problem]:
-    """Report what cannot work: called on names and options before torch is imported, and again with `run.device`."""
+    """Report what cannot work: called on names and options before torch is imported, and again with `run.device`.
+
+    It changes nothing: `--dry-run` calls it, too.
+    """
     raise AssertionError("a specification")
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,8 +60,12 @@ def from_command(text: str) -> Resolved:
     plugin = given.pop("--plugin")
     options = [(key.removeprefix("--"), value) for key, value in given.items() if "." in key]
     fields = {key.removeprefix("--"): value for key, value in given.items() if "." not in key}
-    fields.setdefault("data", "rows.jsonl")  # else the demo recipe would be a layer below
-    return resolve(fields=fields, plugin_args=[plugin], plugin_options=options, policy=Policy())
+    return without_the_demo(fields=fields, plugin_args=[plugin], plugin_options=options)
+
+
+def without_the_demo(fields: dict[str, str], **words: Any) -> Resolved:
+    """Resolve with some data given, else the demo recipe would be a layer below the example."""
+    return resolve(fields={"data": "rows.jsonl"} | fields, policy=Policy(), **words)
 
 
 def from_python(text: str) -> Plugin:
@@ -80,7 +85,7 @@ def test_the_three_examples_of_a_plugin_mean_the_same(page: Path, tmp_path: Path
     config = tmp_path / "config.yaml"
     config.write_text(example(page, "yaml"))
     typed = from_command(example(page, "console"))
-    written = resolve(yaml_path=config, policy=Policy())
+    written = without_the_demo(fields={}, yaml_path=config)
     options = [
         next(active.plugin for active in resolved.plugins if active.name == page.stem).options()
         for resolved in (typed, written)

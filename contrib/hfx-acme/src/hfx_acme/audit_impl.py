@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def obstacle(path: Path) -> str | None:
-    """Return why no line can be appended to the file, or None; the file is made where it is missing."""
-    try:
-        path.open("a", encoding="utf-8").close()
-    except OSError as error:
-        return error.strerror or type(error).__name__
-    return None
+    """Return why no line can be appended to the file, or None; nothing is made."""
+    if path.is_dir():
+        return "it is a folder"
+    if not path.exists() and not path.parent.is_dir():
+        return f"there is no folder '{path.parent}'"
+    return None if os.access(path if path.exists() else path.parent, os.W_OK) else "this user may not"
 
 
 @contextmanager
