@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -151,12 +152,16 @@ class Run(Parts):
         return self._exit.enter_context(manager)
 
     def close(self) -> None:
-        """Close what plugins entered, and leave the process group."""
+        """Close what plugins entered, leave the process group, and let go of model and engine."""
         try:
             self._exit.close()
         finally:
             if "backend" in self._parts:
                 self.backend.close()
+            # An engine whose threads are left to the interpreter's exit may abort it.
+            for name in ("schedule", "optimizer", "module", "model", "backend"):
+                self._parts.pop(name, None)
+            gc.collect()
 
     def result(self) -> RunResult:
         """Return how the run stands."""
