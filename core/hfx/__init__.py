@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hfx.protocols import Batcher as Batcher
     from hfx.protocols import ColumnType as ColumnType
     from hfx.protocols import Drop as Drop
+    from hfx.protocols import Drops as Drops
     from hfx.protocols import Example as Example
     from hfx.protocols import Metrics as Metrics
     from hfx.protocols import Place as Place
@@ -56,8 +57,9 @@ _HOMES = {
     "Run": "run", "RunConfig": "config", "ParamGroups": "params", "TorchBackend": "backend", "permute": "order",
 }  # fmt: skip
 _HOMES |= dict.fromkeys(
-    ["BadRow", "Backend", "Batcher", "ColumnType", "Drop", "Example", "Metrics", "Place", "Precision", "Problem", "Row",
-     "Rows", "RunResult", "Sampler", "Source", "Step", "StepResult", "Table", "TableStep", "Task", "World"],
+    ["BadRow", "Backend", "Batcher", "ColumnType", "Drop", "Drops", "Example", "Metrics", "Place", "Precision",
+     "Problem", "Row", "Rows", "RunResult", "Sampler", "Source", "Step", "StepResult", "Table", "TableStep", "Task",
+     "World"],
     "protocols",
 )  # fmt: skip
 _HOMES |= dict.fromkeys(["ConfigError", "DataError", "HfxError", "ModelError", "RemoteError", "nearest"], "errors")

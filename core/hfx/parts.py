@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hfx.resolve import Resolved
     from hfx.rows import RowSet
     from hfx.run import Run
+    from hfx.stages import Reading
 
 T = TypeVar("T")
 PARTS = ("source", "rows", "tokenizer", "task", "table", "sampler", "batcher", "precision", "backend", "model",
@@ -67,7 +68,7 @@ class Parts:
     @cached_property
     def cache(self) -> Path:
         """The folder of prepared data."""
-        from hfx.prepare import cache_root
+        from hfx.cache import cache_root
 
         return cache_root()
 
@@ -93,17 +94,22 @@ class Parts:
         return self._part("rows", lambda: self._split_rows(split), f"/{split}")
 
     def _split_rows(self, split: str) -> RowSet:
-        from hfx.prepare import prepare_rows
+        from hfx.stages import prepare_rows
 
         named = split == "eval" and self.config.eval_data is not None
         rows = self._source("eval" if named else "train")
-        stop = rows.block if not rows.source.indexed else None
-        found = prepare_rows(rows, self.cache, self.config.max_bad_rows, 0, stop)
+        found = prepare_rows(rows, self.cache, self._reading(rows))
         if not len(found):
             raise DataError(f"the data has no rows for '{split}': {found.report.read} were read; look at 'data'")
         if self.config.eval_data is not None:
             return found
         return found.split(self.config.eval_share)[split == "eval"]
+
+    def _reading(self, rows: Rows) -> Reading:
+        from hfx.stages import Reading
+
+        stop = rows.block if not rows.source.indexed else None
+        return Reading(self.config.max_bad_rows, self.config.num_proc, 0, stop)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -214,8 +220,8 @@ class Parts:
         self._parts["batcher"] = batcher
         blocks: OneBlock | StreamBlocks = OneBlock(first)
         if self.streams:
-            source, bad = self._source("train"), self.config.max_bad_rows
-            blocks = StreamBlocks(source, self._table_plan(), self.cache, bad, first, self.rows("eval"))
+            rows = self._source("train")
+            blocks = StreamBlocks(rows, self._table_plan(), self.cache, self._reading(rows), first, self.rows("eval"))
         make = lambda table: self.hooks.sampler(table=table, run=self._run)  # noqa: E731
         return Order(blocks, make, batcher, self.config.batch_size, self.config.seed)
 

@@ -1,108 +1,32 @@
-"""Preparing: read, clean, split, tokenize, measure; cached by content and memory-mapped afterwards.
+"""From rows to tables: the task learns its facts, cuts and tokenizes; cached by content and memory-mapped afterwards.
 
-Two stages, each a folder named by the hash of what decides it: `rows/KEY` (source and steps) and `table/KEY` (rows,
-tokenizer, task, `seq_length`, carried columns). A stage is built under a lock in a temporary folder and renamed when it
-is whole, so a killed build leaves nothing that could be mistaken for one.
+What decides a table: its rows (see `stages.py`), the tokenizer, the task, `seq_length` and the carried columns.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import pyarrow as pa
-from filelock import FileLock
 
-from hfx.errors import DataError, StorageError
+from hfx.cache import cached, content_key
+from hfx.errors import DataError
 from hfx.protocols import Drop, Example, Row, Rows, Table, Task
-from hfx.rows import ROWS_VERSION, RowSet, write_rows
+from hfx.rows import RowSet
+from hfx.stages import Reading, prepare_rows
 from hfx.table import FIXED, ArrowTable
+from hfx.workers import in_order
 
 if TYPE_CHECKING:
     import numpy as np
 
 TABLE_VERSION = 1
 _CHUNK = 1_000
-
-
-def cache_root() -> Path:
-    """Return the folder of prepared data: `HFX_CACHE`, else `hfx` in the user's cache folder."""
-    if given := os.environ.get("HFX_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hfx"
-
-
-def content_key(*parts: Any) -> str:
-    """Return a hash of JSON values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def cached(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Return the folder, built once: whoever comes second waits and finds it.
-
-    Raises:
-        StorageError: the cache cannot be written.
-    """
-    if folder.is_dir():
-        return folder
-    partial = folder.with_suffix(".partial")
-    with _locked(folder):
-        if folder.is_dir():
-            return folder
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
-            build(partial)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        partial.replace(folder)
-    return folder
-
-
-def _locked(folder: Path) -> FileLock:
-    lock = FileLock(f"{folder}.lock")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise StorageError(
-            f"cannot write prepared data to '{folder.parent}': {error.strerror}; set HFX_CACHE to another folder"
-        ) from error
-    lock.release()
-    return lock
-
-
-def prepare_rows(rows: Rows, cache: Path, max_bad_rows: int, start: int = 0, stop: int | None = None) -> RowSet:
-    """Return the rows of a source after its steps, from the cache or read now.
-
-    Raises:
-        DataError: a row cannot be read, or none is left.
-    """
-    steps = [(step.name, step.version, step.options()) for step in rows.steps]
-    key = content_key(ROWS_VERSION, rows.source.fingerprint(), steps, start, stop)
-    path = cached(cache / "rows" / key, lambda at: _discard(write_rows(rows, at, start, stop, max_bad_rows)))
-    found = RowSet(path, None, key)
-    report = found.report
-    if report.bad > max_bad_rows:
-        raise DataError(
-            f"{report.bad} rows cannot be read, the first one {report.first_bad}; "
-            f"mend them, or allow them with '--max-bad-rows {report.bad}'"
-        )
-    return found
-
-
-def _discard(_: object) -> None:
-    return None
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -210,29 +134,20 @@ def _carried(row: Row, name: str) -> Any:
     return row.values[name]
 
 
+@dataclass(frozen=True)
+class _CutSpan:
+    """Cutting as a worker does it: a span of the rows in, their examples out."""
+
+    rows: RowSet
+    plan: TablePlan
+
+    def __call__(self, span: tuple[int, int]) -> _Cut:
+        return _cut(self.rows, self.plan, *span)
+
+
 def _cut_all(rows: RowSet, plan: TablePlan) -> Iterator[_Cut]:
-    spans = [(at, min(at + _CHUNK, len(rows))) for at in range(0, len(rows), _CHUNK)]
-    if plan.num_proc == 1 or len(spans) < 2:
-        yield from (_cut(rows, plan, *span) for span in spans)
-        return
-    # Spawned, not forked: the parent may hold locks of torch's and tokenizers' threads.
-    with ProcessPoolExecutor(plan.num_proc, get_context("spawn"), _be_worker, (rows, plan)) as pool:
-        yield from pool.map(_cut_in_worker, spans)
-
-
-_worker: tuple[RowSet, TablePlan] | None = None
-
-
-def _be_worker(rows: RowSet, plan: TablePlan) -> None:
-    global _worker
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker = (rows, plan)
-
-
-def _cut_in_worker(span: tuple[int, int]) -> _Cut:
-    if _worker is None:
-        raise AssertionError("the worker was not initialised")
-    return _cut(*_worker, *span)
+    spans = ((at, min(at + _CHUNK, len(rows))) for at in range(0, len(rows), _CHUNK))
+    return in_order(_CutSpan(rows, plan), spans, plan.num_proc)
 
 
 def _columns(cut: _Cut, plan: TablePlan, sources: dict[str, int]) -> dict[str, list[Any]]:
@@ -285,9 +200,9 @@ class StreamBlocks:
     """A stream: blocks of rows, read and prepared when they are asked for, then ordinary tables in the cache."""
 
     def __init__(
-        self, rows: Rows, plan: TablePlan, cache: Path, max_bad_rows: int, first: Table, held_out: RowSet
+        self, rows: Rows, plan: TablePlan, cache: Path, reading: Reading, first: Table, held_out: RowSet
     ) -> None:
-        self._rows, self._plan, self._cache, self._max_bad = rows, plan, cache, max_bad_rows
+        self._rows, self._plan, self._cache, self._reading = rows, plan, cache, reading
         self._tables: dict[int, Table | None] = {0: first}
         self._held_out: np.ndarray[Any, np.dtype[np.uint64]] = held_out.hashes()
 
@@ -295,7 +210,8 @@ class StreamBlocks:
         """Return a block's table, or None behind the stream's end; keeps two open."""
         if index not in self._tables:
             size = self._rows.block
-            found = prepare_rows(self._rows, self._cache, self._max_bad, index * size, (index + 1) * size)
+            block = replace(self._reading, start=index * size, stop=(index + 1) * size)
+            found = prepare_rows(self._rows, self._cache, block)
             ended = found.report.read == 0
             table = None if ended else prepare_table(found.without(self._held_out), self._plan, self._cache)
             self._tables = {i: t for i, t in self._tables.items() if i in (0, index - 1)} | {index: table}
@@ -319,9 +235,3 @@ def carried_columns(plugins: Iterable[Any]) -> tuple[str, ...]:
             if named and isinstance(value, str):
                 names.add(value)
     return tuple(sorted(names))
-
-
-__all__: Sequence[str] = [
-    "OneBlock", "StreamBlocks", "TablePlan", "cache_root", "cached", "carried_columns", "content_key", "fit_task",
-    "prepare_rows", "prepare_table", "tokenizer_fingerprint",
-]  # fmt: skip

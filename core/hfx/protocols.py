@@ -158,6 +158,15 @@ class TableStep(Protocol):
         """Return the numbers of the rows to drop, each with its reason."""
 
 
+class Drops(dict[int, str]):
+    """What a whole-table step may return: the reasons by row number, and what it found out for the data report."""
+
+    def __init__(self, reasons: Mapping[int, str] | None = None, facts: Values | None = None) -> None:
+        super().__init__(reasons or {})
+        self.facts = facts or {}
+        """JSON values by name: `clusters`, `pairs_verified`."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """A source and the chain of steps over it; lazy: the core runs it."""

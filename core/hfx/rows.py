@@ -1,15 +1,14 @@
 """The row store: rows as they come out of source and steps, on disk, each with its number, place and content hash.
 
-Written once per content (see `prepare.py`), memory-mapped afterwards. Values are kept as JSON, so rows may differ in
+Written once per content (see `stages.py`), memory-mapped afterwards. Values are kept as JSON, so rows may differ in
 their columns. Evaluation rows are chosen by content hash, so equal rows are never on both sides.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -19,10 +18,9 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from hfx.errors import DataError
-from hfx.protocols import BadRow, Drop, Place, Row, Rows, Step, TableStep
+from hfx.protocols import Place, Row
 
-ROWS_VERSION = 1
+ROWS_VERSION = 2
 MOST_EVAL_ROWS = 2_000
 _BATCH = 1_000
 _SCHEMA = pa.schema(
@@ -47,14 +45,25 @@ class RowReport:
     dropped: dict[str, int] = field(default_factory=dict)
     changed: dict[str, int] = field(default_factory=dict)
     first_bad: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What whole-table steps found, by their names: clusters of duplicates."""
+    stages: list[str] = field(default_factory=list)
+    """The folders of the stages so far, each with its `outcomes.arrow` and `quarantine.jsonl`."""
 
 
 class RowSet:
     """A split's rows, in order: iterate it for `Row`s; it reads from disk and holds only its indices."""
 
-    def __init__(self, path: Path, indices: np.ndarray[Any, np.dtype[np.int64]] | None, fingerprint: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        indices: np.ndarray[Any, np.dtype[np.int64]] | None,
+        fingerprint: str,
+        stage: Path | None = None,
+    ) -> None:
         self.path = path
         self.fingerprint = fingerprint
+        self.stage = stage or path
         self._indices = indices
 
     @cached_property
@@ -63,8 +72,8 @@ class RowSet:
 
     @property
     def report(self) -> RowReport:
-        """What happened to the rows of the store, of both splits."""
-        return RowReport(**json.loads((self.path / "report.json").read_text()))
+        """What happened to the rows up to this stage, of both splits."""
+        return RowReport(**json.loads((self.stage / "report.json").read_text()))
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_store"}
@@ -88,6 +97,11 @@ class RowSet:
                 place = Place(item["source"], item["file"], item["line"])
                 yield Row(json.loads(item["values"]), place, item["number"])
 
+    def numbers(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the number of each row, `(len,)`."""
+        found: np.ndarray[Any, np.dtype[np.int64]] = self._store.column("number").to_numpy()
+        return found if self._indices is None else found[self._indices]
+
     def hashes(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
         """Return the content hash of each row, `(len,)`."""
         found: np.ndarray[Any, np.dtype[np.uint64]] = self._store.column("hash").to_numpy()
@@ -105,121 +119,37 @@ class RowSet:
         held_out = np.isin(hashes, low)
         if held_out.all():
             held_out[:] = False
-        return self._subset(~held_out, f"train/{share}"), self._subset(held_out, f"eval/{share}")
+        return self.where(~held_out, f"train/{share}"), self.where(held_out, f"eval/{share}")
 
     def without(self, hashes: np.ndarray[Any, np.dtype[np.uint64]]) -> RowSet:
         """Return the rows whose content is none of these: a stream's later blocks leave out evaluation rows."""
         mark = xxhash.xxh3_64_hexdigest(np.sort(hashes).tobytes())
-        return self._subset(~np.isin(self.hashes(), hashes), f"without/{mark}")
+        return self.where(~np.isin(self.hashes(), hashes), f"without/{mark}")
 
-    def _subset(self, mask: np.ndarray[Any, np.dtype[np.bool_]], label: str) -> RowSet:
-        chosen = np.flatnonzero(mask)
+    def where(self, mask: np.ndarray[Any, np.dtype[np.bool_]], label: str) -> RowSet:
+        """Return the rows that a mask of `(len,)` chooses; the label says how, for the fingerprint."""
+        return RowSet(self.path, self.positions(mask), f"{self.fingerprint}/{label}", self.stage)
+
+    def positions(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return where in the store the rows are that a mask of `(len,)` chooses."""
         own = np.arange(len(mask)) if self._indices is None else self._indices
-        return RowSet(self.path, own[chosen].astype(np.int64), f"{self.fingerprint}/{label}")
+        chosen: np.ndarray[Any, np.dtype[np.int64]] = own[np.flatnonzero(mask)].astype(np.int64)
+        return chosen
 
 
-def write_rows(rows: Rows, path: Path, start: int, stop: int | None, max_bad_rows: int) -> RowReport:
-    """Read rows `start` to `stop`, run the steps, and write the store into an existing folder.
-
-    Raises:
-        DataError: more rows than `max_bad_rows` cannot be read.
-    """
-    report = RowReport()
-    kept = _read(rows, path, start, stop, max_bad_rows, report)
-    for group in _runs_of_steps(rows.steps):
-        kept = (
-            _whole_table(kept, group, path, report) if isinstance(group, TableStep) else _row_steps(kept, group, report)
-        )
+def write_store(rows: Iterator[Row], path: Path) -> int:
+    """Write rows into `rows.arrow` of an existing folder, and return how many there were."""
+    count = 0
     sink = pa.OSFile(str(path / "rows.arrow"), "wb")
     with sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-        while chunk := list(islice(kept, _BATCH)):
-            report.kept += len(chunk)
-            writer.write_batch(_record_batch(chunk))
-    (path / "report.json").write_text(json.dumps(asdict(report)))
-    return report
-
-
-def _runs_of_steps(steps: Iterable[Step | TableStep]) -> list[list[Step] | TableStep]:
-    groups: list[list[Step] | TableStep] = []
-    for step in steps:
-        if isinstance(step, TableStep):
-            groups.append(step)
-        elif groups and isinstance(groups[-1], list):
-            groups[-1].append(step)
-        else:
-            groups.append([step])
-    return groups
-
-
-def _read(rows: Rows, path: Path, start: int, stop: int | None, max_bad_rows: int, report: RowReport) -> Iterator[Row]:
-    with (path / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:
-        for number, row in enumerate(rows.source.read(start), start=start):
-            if stop is not None and number >= stop:
-                return
-            report.read += 1
-            if isinstance(row, Row):
-                row.number = number
-                yield row
-                continue
-            report.bad += 1
-            report.first_bad = report.first_bad or f"{row.place}: {row.reason}"
-            quarantine.write(json.dumps({"number": number, **asdict(row.place), "reason": row.reason}) + "\n")
-            if report.bad > max_bad_rows:
-                raise DataError(_bad_rows(report, row))
-
-
-def _bad_rows(report: RowReport, row: BadRow) -> str:
-    if report.bad == 1:
-        return f"cannot read row {row.place}: {row.reason}; mend it, or allow bad rows with '--max-bad-rows 100'"
-    return f"{report.bad} rows cannot be read, the first one {report.first_bad}; mend them, or raise 'max_bad_rows'"
-
-
-def _row_steps(rows: Iterator[Row], steps: list[Step], report: RowReport) -> Iterator[Row]:
-    dropped, changed = Counter(report.dropped), Counter(report.changed)
-    while chunk := list(islice(rows, _BATCH)):
-        for step in steps:
-            outcomes = step.apply(chunk)
-            if len(outcomes) != len(chunk):
-                raise DataError(
-                    f"the step '{step.name}' returned {len(outcomes)} outcomes for {len(chunk)} rows; "
-                    "it has to return one for each"
-                )
-            dropped.update(f"{step.name}.{row.reason}" for row in outcomes if isinstance(row, Drop))
-            chunk = [row for row in outcomes if isinstance(row, Row)]
-        changed.update(reason for row in chunk for reason in row.reasons)
-        report.dropped, report.changed = dict(dropped), dict(changed)
-        yield from chunk
-
-
-def _whole_table(rows: Iterator[Row], step: TableStep, path: Path, report: RowReport) -> Iterator[Row]:
-    """Spool the rows to disk, let the step look at all of them, and yield those it keeps."""
-    spool = path / f"spool-{step.name}.arrow"
-    sink = pa.OSFile(str(spool), "wb")
-    with sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
         while chunk := list(islice(rows, _BATCH)):
+            count += len(chunk)
             writer.write_batch(_record_batch(chunk))
-    spooled = _Spool(spool)
-    drops = step.drops(spooled)
-    counts = Counter(f"{step.name}.{reason}" for reason in drops.values())
-    report.dropped = dict(Counter(report.dropped) + counts)
-    yield from (row for row in spooled if row.number not in drops)
-    spool.unlink()
-
-
-class _Spool(RowSet):
-    """Rows between two steps."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__(file.parent, None, file.name)
-        self._file = file
-
-    @cached_property
-    def _store(self) -> pa.Table:
-        return pa.ipc.open_file(pa.memory_map(str(self._file))).read_all()
+    return count
 
 
 def _record_batch(rows: list[Row]) -> pa.RecordBatch:
-    values = [_encode(row.values) for row in rows]
+    values = [encoded(row.values) for row in rows]
     columns = [
         [row.number for row in rows],
         [row.place.source for row in rows],
@@ -231,7 +161,8 @@ def _record_batch(rows: list[Row]) -> pa.RecordBatch:
     return pa.record_batch(columns, schema=_SCHEMA)
 
 
-def _encode(values: dict[str, Any]) -> str:
+def encoded(values: dict[str, Any]) -> str:
+    """Return a row's values as JSON that UTF-8 can carry."""
     text = json.dumps(values, ensure_ascii=False, default=str)
     try:
         text.encode()
