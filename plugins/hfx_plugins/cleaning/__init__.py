@@ -1,0 +1,1 @@
+"""Steps that clean rows: each drops or changes what a source yields, and says why."""
