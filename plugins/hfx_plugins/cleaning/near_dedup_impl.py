@@ -18,10 +18,12 @@ import numpy as np
 from hfx import DataError, Drops, Row
 from hfx_plugins.cleaning.compared_impl import texts_of
 from hfx_plugins.cleaning.near_dedup_clusters_impl import Clusters
-from hfx_plugins.cleaning.near_dedup_shingles_impl import Hashes, Shingles, mixed, shingles
+from hfx_plugins.cleaning.near_dedup_shingles_impl import Shingles, mixed, shingles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from hfx_plugins.cleaning.near_dedup_shingles_impl import Hashes
 
 REASON = "near_duplicate"
 BANDS = 18
