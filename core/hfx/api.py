@@ -117,6 +117,9 @@ def _train(run: Run) -> RunResult:
         lines += [f"differs from the checkpoint: {line}" for line in check_differences(run, found)]
         run.restore(found)
         lines.append(f"resumed from {found.path} at step {run.step} of {run.total_steps}")
+    elif (run.output / RUN_FILE).exists():
+        run.cut_records()
+        lines.append(f"'{run.output}' holds a run without a checkpoint; it begins anew")
     if run.world.is_main:
         run.output.mkdir(parents=True, exist_ok=True)
         _write_run_file(run)

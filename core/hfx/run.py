@@ -227,6 +227,10 @@ class Run(Parts):
         for full, tensor in into.items():
             _, name, key = full.split(".", 2)
             self.state[name][key] = tensor
+        self.cut_records()
+
+    def cut_records(self) -> None:
+        """Cut what an earlier process recorded back to this step, so that no step appears twice."""
         if self.world.is_main:
             for record in ("metrics", "ledger"):
                 self._record(record).cut(self.step)

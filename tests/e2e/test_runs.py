@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,16 @@ def test_a_run_stopped_at_a_random_step_goes_on_to_the_bit(name: str, folder: Pa
     assert done.returncode == 0, done.stderr
     assert figures(output) == figures(whole)
     assert same_weights(output, whole)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew_without_a_step_twice(folder: Path, whole: Path) -> None:
+    shutil.copytree(whole, folder / "early")
+    shutil.rmtree(folder / "early" / "checkpoints")
+    done = train(folder, "--output", "early", "--resume", "auto")
+    assert done.returncode == 0, done.stderr
+    assert "it begins anew" in done.stderr
+    assert figures(folder / "early") == figures(whole)
+    assert same_weights(folder / "early", whole)
 
 
 @pytest.fixture(scope="module")
