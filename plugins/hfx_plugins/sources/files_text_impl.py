@@ -62,10 +62,11 @@ def jsonl(file: Opened) -> Iterator[Outcome]:
         if line is None:
             yield number, undecodable(file)
         elif line.strip():
-            yield number, _object(file, line)
+            yield number, json_object(file, line)
 
 
-def _object(file: Opened, line: str) -> dict[str, Any] | str:
+def json_object(file: Opened, line: str) -> dict[str, Any] | str:
+    """Return the object of a line, or the reason why there is none."""
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:

@@ -1,0 +1,163 @@
+"""Trying again: with growing pauses, for so many minutes, from the byte at which it broke."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from hfx.errors import DataError, RemoteError
+from hfx_plugins.sources.stream_transport_impl import Access, Body, Identity, Trouble
+
+T = TypeVar("T")
+LEAST_RATE = 100
+"""Bytes a second below which a connection is given up for a new one."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 60.0
+logger = logging.getLogger("hfx")
+
+
+class Closed(Exception):  # noqa: N818  reads as what happened
+    """The reader was closed while it waited."""
+
+
+class Patience:
+    """Pauses between attempts, until trouble has lasted too long."""
+
+    def __init__(self, url: str, seconds: float, closed: threading.Event) -> None:
+        self._url, self._seconds, self._closed = url, seconds, closed
+        self._since: float | None = None
+        self._attempts = 0
+        # Its own, so that neither the seed of a run decides pauses nor pauses what a run draws.
+        self._random = random.Random()
+
+    def calm(self) -> None:
+        """Take note that it works again."""
+        self._since, self._attempts = None, 0
+
+    def wait(self, trouble: Trouble, offset: int = 0) -> None:
+        """Pause before the next attempt.
+
+        Raises:
+            RemoteError: the time is up.
+            Closed: nobody waits for it any more.
+        """
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        left = self._seconds - (now - self._since)
+        if left <= 0:
+            raise RemoteError(
+                f"'{self._url}' fails at byte {offset:,} for {self._seconds / 60:g} minutes: {trouble}; go on with "
+                "--resume when it is back, or raise stream.retry_minutes"
+            )
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._attempts, 16)) * self._random.uniform(0.5, 1.5)
+        pause = min(max(pause, trouble.wait), left)
+        if self._attempts in (0, 3) or pause > 10:
+            logger.warning("'%s' at byte %s: %s; trying again in %.1f s", self._url, f"{offset:,}", trouble, pause)
+        self._attempts += 1
+        if self._closed.wait(pause):
+            raise Closed
+
+
+def persistently(what: Callable[[], T], url: str, access: Access, closed: threading.Event | None = None) -> T:
+    """Call until it works, or the time is up."""
+    patience = Patience(url, access.patience, closed or threading.Event())
+    while True:
+        try:
+            return what()
+        except Trouble as trouble:
+            patience.wait(trouble)
+
+
+class Bytes:
+    """A file's bytes in order, from an offset on, whatever happens to the connection."""
+
+    def __init__(
+        self, url: str, expected: Identity, access: Access, closed: threading.Event, offset: int = 0,
+        stop: int | None = None,
+    ) -> None:  # fmt: skip
+        self.url, self.offset = url, offset
+        self.discarded = 0
+        """Bytes read once more because the server serves no ranges."""
+        self._stop, self._end = stop, expected.size if stop is None else stop
+        self._expected, self._access, self._closed = expected, access, closed
+        self._patience = Patience(url, access.patience, closed)
+        self._body: Body | None = None
+        self._held = b""
+        self._since_trouble = 0
+        self._watched_bytes, self._watched_seconds = 0, 0.0
+
+    def read(self) -> bytes:
+        """Return the next bytes; nothing at the end."""
+        while self._end is None or self.offset < self._end:
+            if self._closed.is_set():
+                raise Closed
+            try:
+                data = self._next()
+            except Trouble as trouble:
+                self.close()
+                self._since_trouble = 0
+                self._patience.wait(trouble, self.offset)
+                continue
+            self.offset += len(data)
+            self._since_trouble += len(data)
+            if self._since_trouble >= LEAST_RATE * self._access.timeout:
+                self._patience.calm()
+            return data
+        return b""
+
+    def _next(self) -> bytes:
+        if self._body is None:
+            self._open()
+        if self._held:
+            data, self._held = self._held, b""
+            return data
+        data = self._watched()
+        if not data and self._end is not None:
+            raise Trouble("the file ended early")
+        return data
+
+    def _open(self) -> None:
+        body = self._access.open(self.url, self.offset, self._stop)
+        self._body, self._held = body, b""
+        self._watched_bytes, self._watched_seconds = 0, 0.0
+        if self._expected.differs(body.identity):
+            self.close()
+            raise DataError(
+                f"'{self.url}' changed while it was read (at byte {self.offset:,}); begin anew with another --output, "
+                "or bring back the file that it was"
+            )
+        while body.offset < self.offset:  # a server without ranges: what was read before comes once more
+            data = self._watched()
+            if not data:
+                raise Trouble("the file ended early")
+            beyond = max(0, body.offset - self.offset)
+            self.discarded += len(data) - beyond
+            self._held = data[len(data) - beyond :] if beyond else b""
+
+    def _watched(self) -> bytes:
+        """Read on, and notice a server that drips: data comes, but hardly any."""
+        if self._body is None:
+            raise AssertionError("nothing is open")
+        started = time.monotonic()
+        data = self._body.read()
+        self._watched_bytes += len(data)
+        self._watched_seconds += time.monotonic() - started
+        if self._watched_seconds >= self._access.timeout:
+            if data and self._watched_bytes < LEAST_RATE * self._watched_seconds:
+                raise Trouble(f"only {self._watched_bytes} bytes in {self._watched_seconds:.0f} s")
+            self._watched_bytes, self._watched_seconds = 0, 0.0
+        return data
+
+    def abort(self) -> None:
+        """Make a waiting `read` of another thread return."""
+        if (body := self._body) is not None:
+            body.abort()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._body is not None:
+            self._body.close()
+            self._body = None
