@@ -242,8 +242,12 @@ def test_a_threshold_below_one_half_is_refused_because_the_bands_would_miss_too_
         NearDedup(threshold=0.4)
 
 
-def test_without_rensa_the_error_says_what_to_install(monkeypatch):
+def test_without_rensa_the_error_says_what_to_install_before_data_is_read(make_run, monkeypatch):
     monkeypatch.setitem(sys.modules, "rensa", None)
+    run = make_run(NearDedup())
+    assert [problem.message for problem in run.hooks.check(run=run)] == [
+        "'near_dedup' needs the package rensa; pip install 'hfx[dedup]'"
+    ]
     with pytest.raises(DataError, match=r"'near_dedup' needs the package rensa; pip install 'hfx\[dedup\]'"):
         NearDedup().drops([])
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from importlib.util import find_spec
 
 from pydantic import Field, PositiveInt
 
-from hfx import Drops, Plugin, Row, Rows, hookimpl
+from hfx import Drops, Plugin, Problem, Row, Rows, hookimpl
 
 
 class NearDedup(Plugin):
@@ -20,9 +21,18 @@ class NearDedup(Plugin):
     columns: list[str] | None = None
     """Columns to compare; none: every string of the row, those inside lists and mappings included."""
     threshold: float = Field(default=0.7, ge=0.5, le=1)
-    """Rows that share at least this part of all their runs of words (Jaccard) are near-duplicates."""
+    """Rows that share at least this part of all their runs of words (Jaccard) are near-duplicates.
+
+    The bands offer 99 of 100 pairs that share 0.8, 79 that share 0.7, 40 that share 0.6 and 13 that share 0.5.
+    """
     ngram: PositiveInt = Field(default=5, le=32)
     """Words in a run; a shorter text is one run."""
+
+    @hookimpl
+    def hfx_check(self) -> Iterator[Problem]:
+        """Report a missing package before any data is read."""
+        if find_spec("rensa") is None:
+            yield Problem(f"'{self.name}' needs the package rensa; pip install 'hfx[dedup]'")
 
     @hookimpl(wrapper=True)
     def hfx_source(self) -> Generator[None, Rows, Rows]:

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
 
     Indices: TypeAlias = "NDArray[np.int64]"
 
-LARGE = 100
+LARGE = 32
 """In a larger bucket a text that was linked to an earlier one stands for nobody else: not every pair is looked at."""
-ROUNDS = 100
-"""Texts of one bucket that all others of it are compared with."""
+ROUNDS = 32
+"""Texts of one bucket that all others of it are compared with.
+
+What a crowded bucket has in common is a frame that thousands of pages share; near-copies among them meet in others.
+"""
 _VOLUME = 1 << 21
 """Elements of sets that are in memory at a time."""
 

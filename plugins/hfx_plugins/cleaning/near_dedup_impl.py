@@ -1,7 +1,7 @@
 """Which texts nearly repeat an earlier one: MinHash for candidates, true sets for the verdict.
 
-Per row 32 bytes stay in memory, and 8 more for the band that is looked at; band keys (144 bytes) and sets (4 bytes a
-run of words) lie in temporary files. Everything is a function of the texts and their order alone.
+Per row 33 bytes stay in memory, and while a band is looked at about 50 more; the keys of all bands (152 bytes) and the
+sets (4 bytes a run of words) lie in temporary files. Everything is a function of the texts and their order alone.
 """
 
 from __future__ import annotations
