@@ -65,12 +65,16 @@ def _lines(lines: list[str], limits: Quality) -> str | None:
 
 
 def _language(words: list[str], limits: Quality) -> str | None:
-    if limits.gopher_min_alpha_words is not None:
-        alpha = sum(word.isalpha() or any(map(str.isalpha, word)) for word in words)
-        if alpha / len(words) < limits.gopher_min_alpha_words:
-            return "gopher_few_alpha_words"
+    if limits.gopher_min_alpha_words is not None and _alpha_words(words) / len(words) < limits.gopher_min_alpha_words:
+        return "gopher_few_alpha_words"
     if limits.gopher_min_stop_words is not None:
         found = set(limits.gopher_stop_words).intersection(words)
         if len(found) < limits.gopher_min_stop_words:
             return "gopher_few_stop_words"
     return None
+
+
+def _alpha_words(words: list[str]) -> int:
+    """Return how many words have a letter."""
+    others = [word for word in words if not word.isalpha()]
+    return len(words) - len(others) + sum(any(map(str.isalpha, word)) for word in others)

@@ -56,26 +56,40 @@ def _top(words: list[str], size: int, limits: Quality) -> str | None:
 
 
 def _duplicates(words: list[str], size: int, limits: Quality) -> str | None:
+    """Judge the n-grams that came before, compared and counted without the spaces between their words."""
+    if not limits.repetition_max_duplicate:
+        return None
     joined, starts = "".join(words), list(accumulate(map(len, words), initial=0))
+    suspects = _suspects(joined, starts, min(limits.repetition_max_duplicate))
     for n, share in limits.repetition_max_duplicate.items():
-        if _repeated_characters(joined, starts, n) / size > share:
+        if _repeated_characters(joined, starts, suspects, n) / size > share:
             return f"repetition_duplicate_{n}_gram"
     return None
 
 
-def _repeated_characters(joined: str, starts: list[int], n: int) -> int:
+def _suspects(joined: str, starts: list[int], n: int) -> list[int]:
+    """Return the words at which an n-gram, or a longer one, may equal another.
+
+    Equal ones begin with the same characters, as many as the shortest n-gram has: few words do, and n-grams at any
+    other word need not be looked at.
+    """
+    shortest = min((end - start for start, end in zip(starts, starts[n:], strict=False)), default=0)
+    beginnings = [joined[start : start + shortest] for start in starts[:-n]]
+    counts = Counter(beginnings)
+    return [at for at, beginning in enumerate(beginnings) if counts[beginning] > 1]
+
+
+def _repeated_characters(joined: str, starts: list[int], suspects: list[int], n: int) -> int:
     """Return the characters in n-grams that came before; those counted do not overlap."""
-    grams = [joined[start:end] for start, end in zip(starts, starts[n:], strict=False)]
-    seen: set[str] = set(grams)
-    if len(seen) == len(grams):
-        return 0
-    seen.clear()
-    at = total = 0
-    while at < len(grams):
-        if grams[at] in seen:
-            total += len(grams[at])
-            at += n
+    seen: set[str] = set()
+    total = free = 0
+    for at in suspects:
+        if at < free or at + n >= len(starts):
+            continue
+        gram = joined[starts[at] : starts[at + n]]
+        if gram in seen:
+            total += len(gram)
+            free = at + n
         else:
-            seen.add(grams[at])
-            at += 1
+            seen.add(gram)
     return total
