@@ -94,6 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self):
         super().setup()
+        # What the system holds of an answer would hide from the client how the server behaves.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
         self.own.connections.add(self.connection)
 
     def finish(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from hfx.errors import DeviceMemoryError, HfxError, IncompatibleError, StorageEr
 from hfx.launch import STOP_SIGNALS, stopping_on_signals, world_from
 from hfx.quiet import quieten
 from hfx.resume import RUN_FILE, check_differences, checkpoint_of, config_of, output_of
+
+REPORT_FILE = "data_report.json"
 
 if TYPE_CHECKING:
     from hfx.discovery import PluginRef
@@ -123,9 +126,15 @@ def _train(run: Run) -> RunResult:
     if run.world.is_main:
         run.output.mkdir(parents=True, exist_ok=True)
         _write_run_file(run)
+        _write_report(run)
         print("\n".join(lines), file=sys.stderr, flush=True)
-    with stopping_on_signals(run):
-        result = run.hooks.run(run=run)
+    try:
+        with stopping_on_signals(run):
+            result = run.hooks.run(run=run)
+    except HfxError:
+        if run.world.is_main and not found and run.step == 0:
+            _take_back(run)
+        raise
     if result.stopped not in STOP_SIGNALS:
         run.hooks.export(run=run, path=run.output / "model")
     run.backend.barrier()
@@ -133,6 +142,21 @@ def _train(run: Run) -> RunResult:
         again = f"hfx train --resume {run.output}"
         print(f"stopped by {result.stopped} at step {run.step}, saved; go on with '{again}'", file=sys.stderr)
     return result
+
+
+def _take_back(run: Run) -> None:
+    """Remove what was written of a run that a plugin refused before its first step, so that it can be begun again."""
+    for name in (RUN_FILE, REPORT_FILE):
+        (run.output / name).unlink(missing_ok=True)
+    if not any(run.output.iterdir()):
+        run.output.rmdir()
+
+
+def _write_report(run: Run) -> None:
+    from hfx.data_report import data_report
+
+    text = json.dumps(data_report(run), indent=1)
+    (run.output / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def _write_run_file(run: Run) -> None:

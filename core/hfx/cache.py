@@ -20,9 +20,6 @@ from filelock import FileLock
 
 from hfx.errors import StorageError
 
-STAGES = ("rows", "facts", "table")
-"""The folders of the cache, in the order in which they are built."""
-
 
 def cache_root() -> Path:
     """Return the folder of prepared data: `HFX_CACHE`, else `hfx` in the user's cache folder."""
@@ -75,7 +72,7 @@ def _locked(folder: Path) -> FileLock:
 
 @dataclass(frozen=True)
 class Entry:
-    """One prepared folder: its stage, size in bytes, and when it was used last (seconds since 1970)."""
+    """One prepared folder: its stage (`rows`, `facts`, `table`), bytes, and last use in seconds since 1970."""
 
     path: Path
     stage: str
@@ -89,11 +86,10 @@ def entries(root: Path) -> list[Entry]:
 
 
 def _entries(root: Path) -> Iterator[Entry]:
-    for stage in STAGES:
-        for folder in (root / stage).iterdir() if (root / stage).is_dir() else ():
-            if folder.is_dir() and folder.suffix != ".partial":
-                size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-                yield Entry(folder, stage, size, folder.stat().st_mtime)
+    for folder in root.glob("*/*"):
+        if folder.is_dir() and folder.suffix != ".partial":
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            yield Entry(folder, folder.parent.name, size, folder.stat().st_mtime)
 
 
 def prune(root: Path, unused_days: float) -> list[Entry]:

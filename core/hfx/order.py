@@ -190,6 +190,32 @@ class Order:
                 return  # nothing in a whole epoch: the data is empty
             position = Position(position.epoch + 1)
 
+    def position_of_step(self, step: int) -> Position:
+        """Return where the batch of a step begins, steps counted from 1, without the batches before it."""
+        epoch, left = 0, step - 1
+        while left >= (steps := math.ceil(self.bins_in_epoch(epoch) / self._batch_size)):
+            if not steps:
+                return Position(epoch)
+            epoch, left = epoch + 1, left - steps
+        return self._position_of_bin(epoch, left * self._batch_size)
+
+    def _position_of_bin(self, epoch: int, index: int) -> Position:
+        block = 0
+        while (table := self._blocks.get(block)) is not None:
+            if self._batcher.window == 1:
+                size = self._sampler(block, table).size(epoch)
+                if index < size:
+                    return Position(epoch, block, index)
+                index -= size
+            else:
+                for window in range(self._windows(epoch, block, table)):
+                    bins = len(self._window_bins(epoch, block, window, table))
+                    if index < bins:
+                        return Position(epoch, block, window, index)
+                    index -= bins
+            block += 1
+        return Position(epoch + 1)
+
     def bins_in_epoch(self, epoch: int) -> int:
         """Return how many sequences an epoch has; with packing this groups every window once."""
         if epoch not in self._bins:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hfx.rows import RowSet
     from hfx.run import Run
     from hfx.stages import Reading
+    from hfx.table import ArrowTable
 
 T = TypeVar("T")
 PARTS = ("source", "rows", "tokenizer", "task", "table", "sampler", "batcher", "precision", "backend", "model",
@@ -129,6 +130,10 @@ class Parts:
 
     def table(self, split: str = "train") -> Table:
         """Return the prepared examples of a split; of a stream those of its first block."""
+        return self.prepared(split)
+
+    def prepared(self, split: str) -> ArrowTable:
+        """Return the same table as what it is on disk."""
         from hfx.prepare import prepare_table
 
         return self._part("table", lambda: prepare_table(self.rows(split), self._table_plan(), self.cache), f"/{split}")

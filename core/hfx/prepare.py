@@ -20,6 +20,7 @@ from hfx.protocols import Drop, Example, Row, Rows, Table, Task
 from hfx.rows import RowSet
 from hfx.stages import Reading, prepare_rows
 from hfx.table import FIXED, ArrowTable
+from hfx.waiting import counted
 from hfx.workers import in_order
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ class _CutSpan:
 
 def _cut_all(rows: RowSet, plan: TablePlan) -> Iterator[_Cut]:
     spans = ((at, min(at + _CHUNK, len(rows))) for at in range(0, len(rows), _CHUNK))
-    return in_order(_CutSpan(rows, plan), spans, plan.num_proc)
+    cut = in_order(_CutSpan(rows, plan), spans, plan.num_proc)
+    return counted(cut, "cutting and tokenizing", total=len(rows), step=_CHUNK)
 
 
 def _columns(cut: _Cut, plan: TablePlan, sources: dict[str, int]) -> dict[str, list[Any]]:

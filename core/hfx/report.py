@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hfx.data_report import waste_line
 from hfx.errors import DataError
 
 if TYPE_CHECKING:
@@ -51,13 +52,15 @@ def _data_lines(run: Run, table: Table) -> list[str]:
     notes = [f"{report.bad} bad (in quarantine)"] if report.bad else []
     notes += [f"{count} dropped ({reason})" for reason, count in sorted(dropped.items())]
     notes += [f"{counts[key]} {key}" for key in ("split", "truncated") if counts.get(key)]
+    padding = _padding(run, table)
     median, longest = (int(np.median(lengths)), int(lengths.max())) if len(table) else (0, 0)
     return [
         f"data       {summary}",
         f"rows       {report.read:,} read, {len(rows):,} to train on, {held:,} to evaluate on"
         + "".join(f", {note}" for note in notes),
         f"tokens     {int(lengths.sum()):,} in {len(table):,} examples; length median {median}, longest {longest}; "
-        f"{_padding(run, table):.0%} of a batch's positions are padding",
+        f"{padding:.0%} of a batch's positions are padding",
+        *waste_line(run, padding),
     ]
 
 

@@ -22,6 +22,7 @@ from hfx.cache import cached, content_key
 from hfx.errors import DataError
 from hfx.protocols import BadRow, Drop, Row, Rows, Step, TableStep, Values
 from hfx.rows import ROWS_VERSION, RowReport, RowSet, encoded, write_store
+from hfx.waiting import counted
 from hfx.workers import in_order
 
 _CHUNK = 1_000
@@ -100,6 +101,7 @@ def _after(steps: Sequence[Step], before: RowSet, cache: Path, reading: Reading)
 
 def _write_stage(rows: Iterator[Row], steps: Sequence[Step], num_proc: int, path: Path, report: RowReport) -> None:
     with _Outcomes(path, report) as outcomes:
+        rows = counted(rows, "reading rows")
         report.kept = write_store(_stepped(rows, steps, num_proc, outcomes) if steps else rows, path)
     (path / "report.json").write_text(json.dumps(asdict(report)))
 

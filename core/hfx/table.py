@@ -48,6 +48,16 @@ class ArrowTable:
         batch, local = self._batches[at], int(index - self._starts[at])
         return {name: _value(batch.column(name), local) for name in self.meta["task_columns"]}
 
+    def flat(self, name: str, most: int) -> np.ndarray[Any, Any]:
+        """Return the values of a column of lists one after another, at most so many, `(<= most,)`."""
+        parts: list[np.ndarray[Any, Any]] = []
+        for batch in self._batches:
+            parts.append(batch.column(name).flatten().to_numpy()[:most])
+            most -= len(parts[-1])
+            if most <= 0:
+                break
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
 
 def _value(column: pa.Array, index: int) -> Any:
     if isinstance(column, pa.ListArray):

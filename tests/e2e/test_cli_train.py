@@ -28,6 +28,18 @@ class Toy(Plugin):
         if metrics["step"] == 2:
             os.kill(os.getpid(), getattr(signal, self.name_of_signal))
 '''
+REFUSER = '''from hfx import Plugin, hookimpl
+from hfx.errors import IncompatibleError
+
+
+class Toy(Plugin):
+    """Refuses the run before its first step."""
+
+    @hookimpl(wrapper=True)
+    def hfx_run(self, run):
+        raise IncompatibleError("not with this model; take another")
+        yield
+'''
 SMALL = ["--data", "text.txt", "--files.row", "line", "--eval-share", "0.2", "--seq-length", "32", "--batch-size", "4"]
 SMALL += ["--scratch.layers", "1", "--scratch.hidden-size", "32", "--scratch.heads", "2", "--bpe.vocab-size", "300"]
 
@@ -139,6 +151,16 @@ def test_a_run_that_a_signal_ends_is_saved_and_exits_with_its_code(signal: str, 
     steps = [json.loads(line)["step"] for line in (folder / signal / "metrics.jsonl").read_text().splitlines()]
     assert max(steps) < 50
     assert list((folder / signal / "checkpoints").glob("step-*/MANIFEST.json"))
+
+
+def test_a_run_that_a_plugin_refuses_before_its_first_step_leaves_nothing(folder: Path) -> None:
+    packages = folder / "packages-refuser"
+    toy_package(packages, "hfx-refuser", {"refuser": REFUSER})
+    words = ["--plugin", "refuser", "--output", "refused"]
+    done = hfx("train", *SMALL, *words, cwd=folder, path=packages, OMP_NUM_THREADS="1")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "hfx: not with this model; take another"
+    assert not (folder / "refused").exists()
 
 
 @pytest.mark.usefixtures("finished")

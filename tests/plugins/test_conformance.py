@@ -17,6 +17,7 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "bpe": [{}, {"vocab_size": 270}],
     "causal_lm": [{}, {"overflow": "truncate", "side": "left"}, {"append_eos": False, "overflow": "drop"}],
     "classification": [{}, {"side": "left"}],
+    "packing": [{"window": 16}, {"window": 1}],
     "padding": [{}, {"pad_to_multiple_of": 8}],
     "scratch": [{}, {"architecture": "gpt2", "hidden_size": 32, "layers": 1}],
     "gradient_checkpointing": [{}, {"every": 2}],

@@ -46,6 +46,8 @@ def outcome(text, **options):
             ["see", "--flag", ",", "example.com", "/", "a", "and", "f(x)|y", "."],
         ),
         ("end.Next o'clock", ["end", ".", "Next", "o'clock"]),
+        ("Mr. J. Day, e.g. U.S. Inc.", ["Mr.", "J.", "Day", ",", "e.g.", "U.S.", "Inc."]),
+        ("(see https://a.org/b?c=1).", ["(", "see", "https://a.org/b?c=1", ")", "."]),
         (" \n\t", []),
     ],
 )
@@ -60,6 +62,7 @@ def test_words_are_split_from_their_marks(text, words):
         ("“One.” Two.", 2),
         ("Mr. and Mrs. J. Smith paid 3.50 at example.com.", 1),
         ("Wait... what?! No", 2),
+        ("Some, e.g. U.S. Steel Inc. and others.", 1),
         ("一。二。", 2),
         ("One. ...", 1),
     ],

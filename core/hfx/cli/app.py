@@ -16,6 +16,7 @@ Examples:
 
 COMMANDS = {
     "train": ("hfx.cli.train", "Train a model; without arguments, a small demonstration."),
+    "data": ("hfx.cli.data", "Prepare data and look at it, without training."),
     "config": ("hfx.cli.config", "Show, describe and validate the config of a run."),
     "plugins": ("hfx.cli.plugins", "List plugins, show one, check one, begin a new one."),
     "generate": ("hfx.cli.generate", "Continue a prompt with the model of a run."),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 def columns(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
     """Return the rows, aligned; on a terminal, lines end where it ends."""
     table = [[name.upper() for name in header], *rows] if header else list(rows)
-    if not table:
+    if not rows:
         return ""
     widths = [max(len(row[index]) for row in table) for index in range(len(table[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]

@@ -65,7 +65,10 @@ def checks_of(bench: Bench) -> list[Check]:
     for hook in (hook for hook in HOOKS if hook in found and hook not in LISTENERS):
         role, wrapper = hook.removeprefix("hfx_"), found[hook].wrapper
         subject = f"{role} wrapper" if wrapper else role
-        checks += [make_check(subject, asks, bench) for asks in (WRAPPERS if wrapper else PROVIDERS)[role]]
+        asked = (WRAPPERS if wrapper else PROVIDERS)[role]
+        # What provides another role, too, may train otherwise; what stands around the run alone may not.
+        asked = runs.RUN if hook == "hfx_run" and not found.keys() <= _AROUND else asked
+        checks += [make_check(subject, asks, bench) for asks in asked]
     if any(event in found for event in listeners.EVENTS):
         asked = listeners.LISTENER if found.keys() <= _AROUND else listeners.MIXED
         checks += [make_check("listener", asks, bench) for asks in asked]

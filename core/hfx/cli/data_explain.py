@@ -1,0 +1,71 @@
+"""`hfx data explain`: which rows of which files a step trains on, computed from the config alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from hfx.cli.command import traceback_option
+from hfx.cli.data_run import opened, shortened, to_stdout
+from hfx.cli.run_command import RunCommand
+
+if TYPE_CHECKING:
+    from hfx.order import GlobalBatch, Sequence
+    from hfx.run import Run
+
+EPILOG = """
+Examples:
+  hfx data explain runs/mine/run.yaml --step 120
+  hfx data explain config.yaml --step 1 --text
+"""
+
+
+@click.command("explain", cls=RunCommand, epilog=EPILOG)
+@click.option("--step", type=click.IntRange(min=1), required=True, help="The optimizer step, counted from 1.")
+@click.option("--text", is_flag=True, help="Show what the rows hold.")
+@traceback_option
+@click.pass_context
+def command(ctx: click.Context, /, step: int, text: bool, **_: Any) -> None:
+    """Show the sequences of a step in order: file and row, part, tokens. No step before it is computed.
+
+    Where the output folder holds the run's ledger, the step is compared with what the run recorded.
+    """
+    run = opened(ctx)
+    position = run.order.position_of_step(step)
+    batch = next(run.order.batches(position))
+    at = f"epoch {position.epoch}, block {position.block}, window {position.window}, bin {position.bin}"
+    to_stdout(f"step {step}: {len(batch.sequences)} sequences, {batch.tokens:,} tokens, from {at}")
+    for number, sequence in enumerate(batch.sequences):
+        for line in _sequence(run, sequence, text):
+            to_stdout(f"{number:>4}  {line}")
+    click.echo(_ledger(run, step, batch))
+
+
+def _sequence(run: Run, sequence: Sequence, text: bool) -> list[str]:
+    columns = [sequence.table.column(name)[sequence.rows] for name in ("row", "part", "length")]
+    return [_example(run, *(int(value) for value in values), text=text) for values in zip(*columns, strict=True)]
+
+
+def _example(run: Run, number: int, part: int, length: int, *, text: bool) -> str:
+    rows = run.rows("train")
+    found = np.flatnonzero(rows.numbers() == number)
+    if not len(found):  # a row of a later block of a stream
+        return f"row {number}, part {part}, {length} tokens"
+    [row] = rows.between(int(found[0]), int(found[0]) + 1)
+    shown = f"  {shortened(json.dumps(row.values, ensure_ascii=False, default=str), 100)}" if text else ""
+    return f"{row.place}, part {part}, {length} tokens{shown}"
+
+
+def _ledger(run: Run, step: int, batch: GlobalBatch) -> str:
+    ledger = Path(run.output) / "ledger.jsonl"
+    digest = batch.digest()
+    for line in ledger.read_text().splitlines() if ledger.is_file() else ():
+        recorded = json.loads(line)
+        if recorded["step"] == step:
+            same = recorded["rows"] == digest
+            return f"rows {digest}: {'as' if same else 'NOT as'} the ledger of '{run.output}' recorded"
+    return f"rows {digest}"

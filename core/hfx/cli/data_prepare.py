@@ -1,0 +1,36 @@
+"""`hfx data prepare`: fill the cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hfx.cli.command import traceback_option
+from hfx.cli.data_run import opened, to_stdout
+from hfx.cli.run_command import RunCommand
+
+EPILOG = """
+Examples:
+  hfx data prepare config.yaml --num-proc 8
+  hfx data prepare --data 'texts/*.jsonl' --model gpt2 --seq-length 1024
+"""
+
+
+@click.command("prepare", cls=RunCommand, epilog=EPILOG)
+@traceback_option
+@click.pass_context
+def command(ctx: click.Context, /, **_: Any) -> None:
+    """Read, clean, deduplicate, split and tokenize into the cache, and say what came of it.
+
+    A run with the same data, tokenizer and options then starts at once. Ctrl-C loses only the stage it interrupts.
+    """
+    from hfx.data_report import as_lines, data_report
+
+    run = opened(ctx)
+    report = data_report(run)
+    if run.has_eval:
+        run.table("eval")
+    for line in as_lines(report):
+        to_stdout(line)
+    click.echo(f"prepared    {run.prepared('train').path}")

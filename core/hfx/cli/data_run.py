@@ -1,0 +1,49 @@
+"""A run whose data alone is wanted: what the commands of `hfx data` open."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hfx.cli.run_command import arguments
+from hfx.errors import IncompatibleError
+
+if TYPE_CHECKING:
+    from hfx.run import Run
+
+
+def opened(ctx: click.Context) -> Run:
+    """Return the run that was typed, checked, with nothing built.
+
+    Raises:
+        IncompatibleError: a plugin's check refuses it.
+    """
+    from hfx.api import problems
+    from hfx.protocols import World
+    from hfx.quiet import quieten
+    from hfx.run import Run
+
+    resolved = arguments(ctx).resolve()
+    for note in resolved.notes:
+        click.echo(f"hfx: {note}", err=True)
+    for problem in problems(resolved):
+        if problem.fatal:
+            raise IncompatibleError(problem.message)
+        click.echo(f"hfx: warning: {problem.message}", err=True)
+    quieten()
+    return Run(resolved, Path(resolved.config.output or "runs/new"), World())
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """Return a text on one line, cut where a terminal's reader would stop."""
+    flat = text.replace("\n", "\\n")
+    return flat if len(flat) <= most else f"{flat[:most]}…"
+
+
+def to_stdout(line: str) -> None:
+    """Print a line; what a text holds that the terminal's encoding lacks is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    click.echo(line.encode(encoding, "backslashreplace").decode(encoding))
