@@ -27,6 +27,7 @@ class Ahead:
         self.last: Row | BadRow | None = None
         """The row before it: whoever reads a block has to look at the first row behind it."""
         self._rows, self._most, self._closed, self._abort = rows, most, closed, abort
+        self._batch = min(_BATCH_BYTES, most // 4)
         self._batches: deque[tuple[list[Row | BadRow], int]] = deque()
         self._held: deque[Row | BadRow] = deque()
         self._bytes, self._ended = 0, False
@@ -88,7 +89,7 @@ class Ahead:
                 batch.append(row)
                 size += bytes_of_row
                 now = time.monotonic()
-                if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES or now - since > _BATCH_SECONDS:
+                if len(batch) >= _BATCH_ROWS or size >= self._batch or now - since > _BATCH_SECONDS:
                     if not self._push(batch, size):
                         return
                     batch, size, since = [], 0, time.monotonic()
