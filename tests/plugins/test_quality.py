@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 
 import pytest
 from pydantic import ValidationError
@@ -65,10 +66,23 @@ def test_words_are_split_from_their_marks(text, words):
         ("Some, e.g. U.S. Steel Inc. and others.", 1),
         ("一。二。", 2),
         ("One. ...", 1),
+        ("Part 3.6. Then...", 2),
     ],
 )
 def test_a_sentence_ends_with_a_mark_before_a_space(text, count):
     assert len(sentence_ends(text)) + 1 == count
+
+
+@pytest.mark.parametrize(
+    "unit", ["!", ". ", "...", "-", "https://", "https://.", "[", "a.", "' ", "1,", "。", "\n", "A. "]
+)
+def test_time_grows_with_the_length_only(unit):
+    text = GOOD + unit * 100_000 + GOOD
+    start = time.process_time()
+    for family in ("gopher", "repetition", "c4", "fineweb"):
+        Quality(rules=[family], c4_max_word_length=None).apply([row(text)])
+    split_words(text), sentence_ends(text)
+    assert time.process_time() - start < 5, "a quadratic search takes minutes"
 
 
 # ── The step ─────────────────────────────────────────────────────────────────────────────────────────────────────────

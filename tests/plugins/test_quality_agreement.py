@@ -1,7 +1,8 @@
 """The rules agree with datatrove's filters, document by document.
 
 datatrove asks spaCy for the words and sentences of English, which hfx does not install: here both sides split them as
-hfx does, through the interface that datatrove has for a tokenizer.
+hfx does, through the interface that datatrove has for a tokenizer. With spaCy 3.8 on datatrove's side 2 of 4 x 9,872
+verdicts on the same documents differ (both of `repetition`), and on 508 pieces of licence texts 12 of 4 x 508.
 """
 
 from __future__ import annotations
