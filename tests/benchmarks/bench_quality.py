@@ -2,8 +2,9 @@
 
     python tests/benchmarks/bench_quality.py [documents]
 
-Documents have 300 words. datatrove splits words with hfx's own splitter here: its default, spaCy, takes 1 to 4 ms a
-document alone. Each line is one measurement of both in one process; the ratio is what carries over to other machines.
+Documents have 300 words. datatrove splits words with hfx's own splitter here: its default, spaCy, takes 4 ms a
+document for that alone. Each line is the best of three of both in one process; the ratio is what carries over to other
+machines.
 """
 
 from __future__ import annotations
