@@ -141,3 +141,8 @@ def test_macro_f1_on_an_imbalanced_set_is_higher_than_with_shuffle(tmp_path, mon
     with capsys.disabled():
         print(f"\nmacro-F1 with shuffle {found['shuffle']:.3f}, with balanced {found['balanced']:.3f}")
     assert found["balanced"] > found["shuffle"] + 0.1
+
+
+def test_the_order_is_pinned_so_that_old_runs_can_be_resumed(tmp_path):
+    order = sampler(tmp_path, ["a"] * 3 + ["b"] * 9, seed=1)
+    assert order.rows(2, 1, 13).tolist() == [3, 0, 8, 2, 11, 1, 6, 2, 5, 0, 7, 0]

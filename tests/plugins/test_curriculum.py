@@ -102,3 +102,8 @@ def test_the_table_is_sorted_once_for_all_epochs(tmp_path):
         whole(order, epoch)
     sampler(tmp_path, [3, 1, 2], buckets=2)
     assert sorted(path.name for path in tmp_path.glob("order/*/*.npy")) == ["sorted.npy", "starts.npy"]
+
+
+def test_the_order_is_pinned_so_that_old_runs_can_be_resumed(tmp_path):
+    order = sampler(tmp_path, [5, 3, 9, 1, 7, 2, 8, 4], seed=1, buckets=2)
+    assert whole(order, 2).tolist() == [3, 1, 5, 7, 2, 6, 0, 4]

@@ -87,3 +87,8 @@ def test_an_epoch_is_mapped_and_not_held(tmp_path):
     whole(order)
     _, table = order._held
     assert isinstance(table.base, np.memmap)
+
+
+def test_the_order_is_pinned_so_that_old_runs_can_be_resumed(tmp_path):
+    order = sampler(tmp_path, [5, 3, 9, 1, 7, 2, 8, 4, 6], seed=1, batch_size=2, batches=2)
+    assert whole(order, 2).tolist() == [8, 1, 6, 4, 0, 7, 5, 3, 2]

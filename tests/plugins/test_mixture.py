@@ -69,7 +69,7 @@ def test_sources_are_within_two_samples_of_their_share_at_every_prefix(weights, 
     assert furthest(groups, np.array(weights) / sum(weights)) <= 2
 
 
-changing = st.integers(2, 5).flatmap(
+changing = st.integers(2, 8).flatmap(
     lambda count: st.lists(
         st.tuples(st.integers(1, 80), st.lists(st.integers(0, 100), min_size=count, max_size=count).filter(any)),
         min_size=1, max_size=10,
@@ -235,3 +235,9 @@ def test_a_misspelt_source_ends_a_run_before_it_begins(folder, tmp_path, monkeyp
 def test_options_survive_being_written(tmp_path):
     plugin = Mixture(shares={"a": 1}, changes={10: {"a": 2}})
     assert Mixture(**json.loads(json.dumps(plugin.options()))).changes == {10: {"a": 2.0}}
+
+
+def test_the_order_is_pinned_so_that_old_runs_can_be_resumed(tmp_path):
+    shares, changes = {"a": 1, "b": 3}, {45: {"a": 2, "b": 1}}
+    order = sampler(tmp_path, [0] * 4 + [1] * 16, seed=1, shares=shares, changes=changes)
+    assert order.rows(2, 0, 12).tolist() == [7, 4, 2, 16, 9, 3, 1, 6, 2, 3, 7, 0]

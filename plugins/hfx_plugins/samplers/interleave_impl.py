@@ -5,6 +5,10 @@ comes next, which for two sides has a closed form: after `m` samples the left on
 is found in as many steps as the tree is deep, without a table or a start-up, and its error is bounded: a node is off by
 half a sample at most, of which its children inherit their part, and no inner side weighs more than two thirds of its
 node, so no group is ever further than two samples from its share: `1/2 (1 + 1 + 2/3 + 4/9 + ...) = 2`.
+
+Where the weights change, a group begins with a debt: how far it is above its share. A node works it off by letting one
+side wait. Two samples then are no proven bound any more: they held in all trials with up to eight groups; with thirty
+groups and forty changes of everything it was three.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hfx import permute
+
 if TYPE_CHECKING:
     from hfx.protocols import Indices
 
@@ -24,6 +30,7 @@ UNITS = 65_536
 """Shares that are no fractions of a small common denominator are rounded to this."""
 _FINEST = 1 << 20
 """The largest sum of weights: a position of 10^12 times it still fits 63 bits."""
+_ARRANGEMENTS, _LOOKAHEAD, _FURTHEST = 32, 2_048, 1.5
 
 
 def weights_of(shares: Sequence[float]) -> list[int]:
@@ -60,18 +67,48 @@ class _Tree:
 
 
 def _halves(groups: list[int], weights: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Return the groups, heaviest first, cut where the two sides differ least."""
+    """Return the groups cut where the two sides differ least."""
     sums = np.cumsum([weights[group] for group in groups])
     cut = 1 + int(np.abs(2 * sums[:-1] - sums[-1]).argmin())
     return groups[:cut], groups[cut:]
 
 
-def _tree(weights: Sequence[int], debts: Sequence[Fraction]) -> _Tree:
+def _settled(weights: Sequence[int], debts: Sequence[Fraction]) -> _Tree:
+    """Return a tree that keeps all groups close to their shares although they begin off them.
+
+    Debts of opposite signs cancel on one side of a node, and add up apart: of some arrangements the best is taken.
+    """
+    heaviest = sorted(range(len(weights)), key=lambda group: (-weights[group], group))
+    if not any(debts):
+        return _tree(weights, debts, heaviest)
+    best, least = None, math.inf
+    for turn in range(_ARRANGEMENTS):
+        order = heaviest if not turn else [heaviest[i] for i in permute(len(weights), (turn,), np.arange(len(weights)))]
+        tree = _tree(weights, debts, order)
+        furthest = _furthest(tree, weights, debts)
+        if furthest < least:
+            best, least = tree, furthest
+        if least <= _FURTHEST:
+            break
+    if best is None:
+        raise AssertionError("no arrangement was tried")
+    return best
+
+
+def _furthest(tree: _Tree, weights: Sequence[int], debts: Sequence[Fraction]) -> float:
+    """Return how far any group gets from its share while the debts are worked off."""
+    groups, _ = _walk(tree, np.arange(_LOOKAHEAD, dtype=np.int64))
+    taken = np.cumsum(groups[:, None] == np.arange(len(weights)), axis=0)
+    due = np.arange(1, _LOOKAHEAD + 1)[:, None] * (np.array(weights, dtype=np.float64) / sum(weights))
+    return float(np.abs(taken - due + np.array([float(debt) for debt in debts])).max())
+
+
+def _tree(weights: Sequence[int], debts: Sequence[Fraction], order: Sequence[int]) -> _Tree:
     """Return the tree of groups of these weights; a debt is how far its group is above its share when it begins."""
     scale = max(1, _FINEST // sum(weights))
     rows: list[tuple[int, int, int]] = []
     children: list[list[int]] = []
-    todo = [(sorted((g for g, w in enumerate(weights) if w), key=lambda g: (-weights[g], g)), -1, 0)]
+    todo = [([group for group in order if weights[group]], -1, 0)]
     while todo:
         groups, parent, side = todo.pop()
         node = len(rows) if len(groups) > 1 else -1 - groups[0]
@@ -109,13 +146,13 @@ class Interleaving:
         self._before: list[Indices] = []
         drawn, due = np.zeros(len(weights), dtype=np.int64), [Fraction()] * len(weights)
         last = 0
-        for start in sorted(phases):
+        for start in self._starts.tolist():
             if start:
                 drawn = self.counts(start)
                 own, span = phases[last], start - last
                 due = [d + Fraction(span * w, sum(own)) for d, w in zip(due, own, strict=True)]
             debts = [int(n) - d for n, d in zip(drawn, due, strict=True)]
-            self._trees.append(_tree(phases[start], debts))
+            self._trees.append(_settled(phases[start], debts))
             self._before.append(drawn)
             last = start
 
