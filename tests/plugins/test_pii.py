@@ -159,8 +159,8 @@ def test_any_text_has_a_reason_exactly_where_it_changed(text: str) -> None:
 
 ADVERSARIAL = [
     "a", "a.", "a@", "@", "a.@", "@a.", "a@a.", "1", "1 ", "1-", "1.", "(1", "+1", "+1 ", "00", "12.", "2001:",
-    "2001::", "DE12 ", "DE12", "4111 ", "eyJ", "eyJaaaaaaaaaa.", "sk-", "sk-a", "xoxb-", "-----BEGIN PRIVATE KEY-----", "-----",
-    "-----BEGIN PRIVATE KEY-----\nAAAAAAAAAAAAAAAAAAAAAAAA\n", "tel ", "phone number ", "call 1", " ", "%+-",
+    "2001::", "DE12 ", "DE12", "4111 ", "eyJ", "eyJaaaaaaaaaa.", "sk-", "sk-a", "xoxb-", "-----BEGIN PRIVATE KEY-----",
+    "-----", "-----BEGIN PRIVATE KEY-----\nAAAAAAAAAAAAAAAAAAAAAAAA\n", "tel ", "phone number ", "call 1", " ", "%+-",
 ]  # fmt: skip
 
 
