@@ -18,11 +18,12 @@ from hfx_plugins.cleaning.normalize import Normalize
 from hfx_plugins.cleaning.pii import Pii
 
 CHUNK = 1_000
-WORDS = """
-the of and to in is that it was for on are with as his they at be this from have or by one had not but what all 
-were when we there can an your which their said if do will each about how up out them then she many some so these 
-would other into has more her two like him see time could no make than first been its who now people my made over
-""".split()
+_COMMON = (
+    "the of and to in is that it was for on are with as his they at be this from have or by one had not but what all "
+    "were when we there can an your which their said if do will each about how up out them then she many some so these "
+    "would other into has more her two like him see time could no make than first been its who now people my made over"
+)
+WORDS = _COMMON.split()
 
 
 class Nothing(Plugin):
