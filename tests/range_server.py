@@ -105,6 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         """Keep the terminal quiet."""
 
+    def do_HEAD(self):
+        self.do_GET()
+
     def do_GET(self):
         manners = self.own.manners
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -118,6 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
         if manners.redirect_to:
             return self._answer(302, {"Location": manners.redirect_to + self.path}, b"")
         path = self.own.folder / unquote(urlsplit(self.path).path).lstrip("/")
+        if path.is_dir():
+            links = "".join(f'<a href="{one.name}">{one.name}</a>' for one in sorted(path.iterdir()))
+            return self._answer(200, {"Content-Type": "text/html"}, links.encode())
         if not path.is_file():
             return self._answer(404, {}, b"")
         data = path.read_bytes()
@@ -141,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.end_headers()
         sent = 0
-        while sent < len(body):
+        while sent < len(body) and self.command == "GET":
             manners = self.own.manners
             piece = body[sent : sent + _PIECE]
             if manners.rate is not None:

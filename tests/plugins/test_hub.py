@@ -107,7 +107,8 @@ def test_splits_configurations_and_commits_are_read_and_named(server, ask):
     toy = {"dataset": "me/toy"}
     newest, pinned, eval_rows, other, some, mixed, twice = ask(
         toy, {**toy, "revision": old}, {"data": "me/toy", "eval_data": "test", "read": "eval"},
-        {**toy, "config": "other"}, {**toy, "columns": ["text"], "split": "train[:2]"}, {"data": {"b": "me/toy", "a": "me/toy"}}, toy,
+        {**toy, "config": "other"}, {**toy, "columns": ["text"], "split": "train[:2]"},
+        {"data": {"b": "me/toy", "a": "me/toy"}}, toy,
     )  # fmt: skip
     assert newest["rows"] == [{"text": f"row {n}", "label": ["bad", "good"][n % 2]} for n in range(4)]
     assert newest["last"] == newest["rows"][-1:]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import gc
 import gzip
+import importlib.util
 import io
 import json
 import random
@@ -130,6 +132,7 @@ def test_many_addresses_are_named_by_a_range_a_glob_and_a_mapping(server, source
         put(server, f"part-{number:02}.jsonl", jsonl(records(4)[number : number + 1]))
     assert len(list(source(f"{server.url}/part-{{00..02}}.jsonl").read())) == 3
     assert len(list(source(f"{server.url}/part-{{00,02}}.jsonl").read())) == 2
+    assert len(list(source(f"{server.url}/part-*.jsonl").read())) == 3
     assert len(list(source(str(tmp_path / "served" / "part-*.jsonl")).read())) == 3
     assert len(list(source(str(tmp_path / "served")).read())) == 3
     mixed = {"b": f"{server.url}/part-00.jsonl?x=1", "a": str(tmp_path / "served" / "part-01.jsonl")}
@@ -150,6 +153,11 @@ def test_another_file_system_is_read_through_fsspec(source):
         source("memory://bucket/c.jsonl").fingerprint()
     with pytest.raises(DataError, match="cannot be opened: Protocol not known: nowhere"):
         source("nowhere://bucket/c.jsonl").fingerprint()
+    if importlib.util.find_spec("s3fs") is None:
+        with pytest.raises(
+            DataError, match=r"cannot be opened: Install s3fs.*; install the package of that file system"
+        ):
+            source("s3://bucket/c.jsonl").fingerprint()
 
 
 # ── going on ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -360,10 +368,10 @@ def bad(rows):
 
 
 def test_bad_rows_are_named_and_the_rest_is_read(server, source):
-    lines = [b'{"a": 1}', b'{"a": "\xff"}', b"{", b'["a"]', b'{"a": "' + b"x" * 2_000_000 + b'"}', b'{"a": 2}']
+    lines = [b'{"a": 1}', b'{"a": "\xff"}', b"{", b'["a\\0"]\0', b'{"a": "' + b"x" * 2_000_000 + b'"}', b'{"a": 2}']
     rows = list(source(put(server, "a.jsonl", b"\n".join(lines)), max_line_mb=1).read())
     assert values(row for row in rows if not isinstance(row, BadRow)) == [{"a": 1}, {"a": 2}]
-    reasons = ["is not utf-8", "is not JSON", "is not a JSON object", "is longer than 1 MB"]
+    reasons = ["is not utf-8", "is not JSON", "holds NUL bytes", "is longer than 1 MB"]
     assert [number for number, _ in bad(rows)] == [2, 3, 4, 5]
     assert all(reason in found for reason, (_, found) in zip(reasons, bad(rows), strict=True))
 
@@ -411,6 +419,8 @@ def test_csv_names_what_is_wrong_and_a_quote_without_an_end_does_not_swallow_the
     assert [number for number, _ in bad(rows)] == [3, 4, 5]
     assert "opens a quote that does not end" in bad(rows)[2][1]
     assert values(rows[-1:]) == [{"a": "5", "b": "6"}]
+    rows = list(source(put(server, "c.csv", b"\n1,2\n")).read())
+    assert "is empty and has to name the columns" in bad(rows)[0][1]
     rows = list(source(put(server, "b.csv", b'a,b\n1,2\n"x,1\n')).read())
     assert bad(rows) == [(3, "opens a quote that never ends")]
 
@@ -462,12 +472,21 @@ def test_a_reader_that_waits_for_a_silent_server_is_closed_at_once(server, make_
     assert not threads()
 
 
-def test_a_source_that_nobody_holds_ends_its_thread(server, make_run):
+def test_a_reader_that_an_error_still_holds_ends_with_the_run(server, make_run):
     run = make_run(Stream(read_ahead_mb=0.01), data=put(server, "a.jsonl", jsonl(records(9_000))))
     reading = run.hooks.source(split="train", run=run).source.read()
     next(reading)
     run.close()
+    assert not threads()
+
+
+def test_a_source_that_nobody_holds_ends_its_thread(server, make_run):
+    run = make_run(Stream(read_ahead_mb=0.01), data=put(server, "a.jsonl", jsonl(records(9_000))))
+    reading = run.hooks.source(split="train", run=run).source.read()
+    next(reading)
+    run._exit.pop_all()
     del reading, run
+    gc.collect()
     assert not threads()
 
 

@@ -76,6 +76,9 @@ class LineReader:
             if line is None:
                 yield "", self._too_long()
                 continue
+            if b"\0" in line:
+                yield "", "holds NUL bytes, which are no text"
+                continue
             raw = line.removeprefix(b"\xef\xbb\xbf") if self._lines.number == 1 else line
             try:
                 yield raw.decode(self._encoding), None
@@ -143,7 +146,10 @@ class LineReader:
             except (_Bad, csv.Error) as error:
                 yield Found(1, 0, 0, f"is no header, so that no row of the file can be read: {error}")
                 return
-        while self.header:
+        if self.header == []:
+            yield Found(1, 0, 0, "is empty and has to name the columns, so that no row of the file can be read")
+            return
+        while self.header is not None:
             feed.begin()
             try:
                 record = next(reader)
@@ -200,9 +206,9 @@ class _Feed:
         return text
 
 
-def _header(file: Opened, header: list[str] | None) -> list[str]:
+def _header(file: Opened, header: list[str] | None) -> list[str] | None:
     if not header:
-        return []
+        return header
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice or "" in header:
         what = f"names the column '{twice[0]}' twice" if twice and twice[0] else "has a column without a name"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,7 @@ class StreamSource:
         """`rows` read from the files so far, and those of them `passed` on the way to another."""
         self._block, self._most, self._folders = block, most, folders
         self._parked: Ahead | None = None
+        self._readers: weakref.WeakSet[Ahead] = weakref.WeakSet()
 
     def fingerprint(self) -> str:
         """Return a hash of the files' addresses, of the states they are in, and of how they are read."""
@@ -97,14 +99,16 @@ class StreamSource:
         fetcher = Fetcher(
             self.files, self._identities, self.reading, self.access, self._marks, self._block, self.counts
         )
-        return Ahead(start, lambda: fetcher.rows(start), self._most, fetcher.closed, fetcher.abort)
+        ahead = Ahead(start, lambda: fetcher.rows(start), self._most, fetcher.closed, fetcher.abort)
+        self._readers.add(ahead)
+        return ahead
 
     def _park(self, ahead: Ahead) -> None:
         if self._parked is not None:
             self._parked.close()
-        self._parked = ahead
-        if not ahead.usable:
-            self.close()
+        self._parked = ahead if ahead.usable else None
+        if self._parked is None:
+            ahead.close()
 
     def __enter__(self) -> StreamSource:
         return self
@@ -115,10 +119,10 @@ class StreamSource:
         self.close()
 
     def close(self) -> None:
-        """Stop reading ahead."""
-        if self._parked is not None:
-            self._parked.close()
-            self._parked = None
+        """Stop reading ahead, also for a reader that is held where an error arose."""
+        for reader in list(self._readers):
+            reader.close()
+        self._parked = None
 
     def __del__(self) -> None:
         self.close()

@@ -238,7 +238,11 @@ def filesystem(url: str, access: Access) -> tuple[Any, str]:
 
     try:
         fs, path = fsspec.core.url_to_fs(url, **access.options())
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        known = "aiohttp" in str(error)
+        hint = "pip install 'hfx[stream]'" if known else "install the package of that file system"
+        raise DataError(f"'{url}' cannot be opened: {_one_line(error)}; {hint}") from error
+    except ValueError as error:
         raise DataError(f"'{url}' cannot be opened: {_one_line(error)}; look at the address") from error
     return fs, str(path)
 
