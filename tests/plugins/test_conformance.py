@@ -14,6 +14,13 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     # All of it is read, and parsed, at every check.
     "stdlib": [{"limit": 60}, {"limit": 60, "row": "file", "packages": ["json", "collections"]}],
     "files": [{}, {"columns": ["text", "label"]}],
+    "html": [{}, {"main_text": True}],
+    "normalize": [{}, {"encoding": False, "columns": ["text"]}],
+    "quality": [{"rules": ["gopher"], "gopher_min_words": 20}],
+    "language": [{"min_probability": 0.0}, {"min_probability": 0.0, "column": "language", "columns": ["text"]}],
+    "pii": [{}, {"action": "drop"}],
+    "exact_dedup": [{}, {"lowercase": True, "collapse_whitespace": False}],
+    "near_dedup": [{}, {"threshold": 0.8, "ngram": 3}],
     "bpe": [{}, {"vocab_size": 270}],
     "causal_lm": [{}, {"overflow": "truncate", "side": "left"}, {"append_eos": False, "overflow": "drop"}],
     "classification": [{}, {"side": "left"}],

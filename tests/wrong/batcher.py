@@ -81,5 +81,5 @@ WRONG = {
     Losing: {"groups hold every row once"},
     Leaking: {_LOSS},
     Overfull: {"groups fit a sequence", _LOSS},
-    Chance: {"the same rows have the same groups"},
+    Chance: {"the same rows have the same groups", "resumes at every step", "is the same on any number of ranks"},
 }

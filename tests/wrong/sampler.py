@@ -100,14 +100,20 @@ WRONG = {
         "an epoch has as many rows as its size",
         "every block gets an order of its own",
     },
-    RankSampler: {"rows do not depend on rank or world size"},
-    EnvironmentSampler: {"rows do not depend on rank or world size"},
+    RankSampler: {"rows do not depend on rank or world size", "is the same on any number of ranks"},
+    EnvironmentSampler: {"rows do not depend on rank or world size", "is the same on any number of ranks"},
     ChanceSampler: {
         "any slice is that slice of the epoch",
         "the same call returns the same rows",
         "rows do not depend on rank or world size",
+        "resumes at every step",
+        "is the same on any number of ranks",
     },
-    SliceSampler: {"any slice is that slice of the epoch"},
+    SliceSampler: {
+        "any slice is that slice of the epoch",
+        "resumes at every step",
+        "is the same on any number of ranks",
+    },
     FirstBlockSampler: {"every block gets an order of its own"},
     NarrowSampler: {"rows are int64 indices of the table", "every block gets an order of its own"},
 }

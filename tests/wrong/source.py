@@ -159,7 +159,7 @@ class BareSource(Files):
 
 WRONG = {
     UnindexedSource: {"says whether it is indexed"},
-    BareSource: {"yields rows whose values are json"},
+    BareSource: {"yields rows whose values are json", "resumes at every step", "is the same on any number of ranks"},
     RepeatingSource: {"no row comes twice"},
     RenamingSource: {"no row comes twice"},
     BeginningSource: {"reading from a row skips those before it"},

@@ -14,8 +14,10 @@ from typing import Any
 
 from hfx.plugin import Plugin
 from hfx.testing.check import Check as Check
+from hfx.testing.elastic import assert_elastic as assert_elastic
+from hfx.testing.elastic import assert_resumable as assert_resumable
 
-__all__ = ["Check", "plugin_checks"]
+__all__ = ["Check", "assert_elastic", "assert_resumable", "plugin_checks"]
 
 
 def plugin_checks(

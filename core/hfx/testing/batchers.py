@@ -11,6 +11,7 @@ import torch
 
 from hfx.run import Run
 from hfx.testing.bench import Bench
+from hfx.testing.elastic import ORDER
 from hfx.testing.examples import IGNORED, attentive, close, collate, drawn, loss_of
 
 if TYPE_CHECKING:
@@ -121,4 +122,5 @@ BATCHER = (
     no_token_is_lost,
     padding_carries_no_label,
     the_loss_of_a_batch_is_that_of_its_examples,
+    *ORDER,
 )

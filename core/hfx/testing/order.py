@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +11,12 @@ import torch
 from hfx.protocols import Sampler, Table, World
 from hfx.run import Run
 from hfx.testing.bench import Bench
+from hfx.testing.elastic import ORDER, as_rank
 
 if TYPE_CHECKING:
     from hfx.protocols import Indices
 
 EPOCHS = (0, 1, 2)
-_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
 class Beginning:
@@ -108,25 +105,11 @@ def rows_do_not_depend_on_rank_or_world_size(bench: Bench) -> None:
     with bench.run() as run:
         alone = [_epoch(_sampler(run), epoch) for epoch in EPOCHS]
         for rank, size in ((0, 3), (1, 3), (2, 3), (1, 2)):
-            with _as_rank(run, World(rank, size, rank)):
+            with as_rank(run, World(rank, size, rank)):
                 sampler = _sampler(run)
                 for epoch, expected in zip(EPOCHS, alone, strict=True):
                     same = np.array_equal(_epoch(sampler, epoch), expected)
                     assert same, f"rank {rank} of {size} has another order than a process alone"
-
-
-@contextmanager
-def _as_rank(run: Run, world: World) -> Iterator[None]:
-    """Make everything a plugin can ask say that this process is that rank."""
-    own, before = run.world, {name: os.environ.get(name) for name in _RANK}
-    run.world = world
-    os.environ.update(zip(_RANK, map(str, (world.rank, world.size, world.local_rank)), strict=True))
-    try:
-        yield
-    finally:
-        run.world = own
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def every_block_gets_an_order_of_its_own(bench: Bench) -> None:
@@ -146,4 +129,5 @@ SAMPLER = (
     the_same_call_returns_the_same_rows,
     rows_do_not_depend_on_rank_or_world_size,
     every_block_gets_an_order_of_its_own,
+    *ORDER,
 )

@@ -9,6 +9,7 @@ from hfx.errors import HfxError
 from hfx.protocols import BadRow, Row, Rows
 from hfx.run import Run
 from hfx.testing.bench import Bench
+from hfx.testing.elastic import ORDER
 from hfx.testing.tiny import tiny_rows, write_rows
 
 MOST = 400
@@ -136,4 +137,5 @@ SOURCE = (
     says_whether_it_is_indexed,
     other_data_is_another_fingerprint,
     evaluation_rows_are_those_of_eval_data,
+    *ORDER,
 )
