@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -217,8 +218,8 @@ class Parts:
         return self._part("batcher", self._build_order, "/order")
 
     def _build_order(self) -> Order:
+        from hfx.blocks import OneBlock, StreamBlocks
         from hfx.order import Order
-        from hfx.prepare import OneBlock, StreamBlocks
 
         first = self.table("train")
         batcher = self.hooks.batcher(run=self._run) if "batcher" not in self._parts else self._parts["batcher"]
@@ -227,6 +228,7 @@ class Parts:
         if self.streams:
             rows = self._source("train")
             blocks = StreamBlocks(rows, self._table_plan(), self.cache, self._reading(rows), first, self.rows("eval"))
+        self._parts["blocks"] = blocks
         make = lambda table: self.hooks.sampler(table=table, run=self._run)  # noqa: E731
         return Order(blocks, make, batcher, self.config.batch_size, self.config.seed)
 
@@ -253,8 +255,22 @@ class Parts:
         if self.streams:
             raise DataError("the data is a stream, whose end nobody knows; give the run's length with '--steps'")
         if config.tokens is not None:
-            return self.order.steps_for_tokens(config.tokens)
-        return self.order.steps_for_epochs(config.epochs or DEFAULT_EPOCHS)
+            tokens = config.tokens
+            return self._counted_once(["tokens", tokens], lambda: self.order.steps_for_tokens(tokens))
+        epochs = config.epochs or DEFAULT_EPOCHS
+        return self._counted_once(["epochs", epochs], lambda: self.order.steps_for_epochs(epochs))
+
+    def _counted_once(self, length: list[Any], count: Callable[[], int]) -> int:
+        """Return a number of steps from the cache: packing groups every window to know its sequences."""
+        from hfx.cache import cached, content_key
+
+        versions = [[a.name, a.version, a.plugin.version] for a in self.active]
+        key = content_key(self.plan_sha256(), length, versions)
+
+        def build(path: Path) -> None:
+            (path / "steps.json").write_text(json.dumps(count()))
+
+        return int(json.loads((cached(self.cache / "steps" / key, build) / "steps.json").read_text()))
 
     def plan_sha256(self) -> str:
         """Return the hash of what decides the order of samples."""

@@ -8,23 +8,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import pyarrow as pa
 
 from hfx.cache import cached, content_key
 from hfx.errors import DataError
-from hfx.protocols import Drop, Example, Row, Rows, Table, Task
+from hfx.protocols import Drop, Example, Row, Task
 from hfx.rows import RowSet
-from hfx.stages import Reading, prepare_rows
 from hfx.table import FIXED, ArrowTable
 from hfx.waiting import counted
 from hfx.workers import in_order
-
-if TYPE_CHECKING:
-    import numpy as np
 
 TABLE_VERSION = 1
 _CHUNK = 1_000
@@ -185,39 +181,6 @@ def _typed(columns: dict[str, list[Any]], schema: pa.Schema) -> list[pa.Array]:
                 f"the column '{field.name}' holds what is no {field.type}: {error}; mend the data"
             ) from error
     return arrays
-
-
-class OneBlock:
-    """Indexed data: one table."""
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-
-    def get(self, index: int) -> Table | None:
-        """Return the table as block 0."""
-        return self._table if index == 0 else None
-
-
-class StreamBlocks:
-    """A stream: blocks of rows, read and prepared when they are asked for, then ordinary tables in the cache."""
-
-    def __init__(
-        self, rows: Rows, plan: TablePlan, cache: Path, reading: Reading, first: Table, held_out: RowSet
-    ) -> None:
-        self._rows, self._plan, self._cache, self._reading = rows, plan, cache, reading
-        self._tables: dict[int, Table | None] = {0: first}
-        self._held_out: np.ndarray[Any, np.dtype[np.uint64]] = held_out.hashes()
-
-    def get(self, index: int) -> Table | None:
-        """Return a block's table, or None behind the stream's end; keeps two open."""
-        if index not in self._tables:
-            size = self._rows.block
-            block = replace(self._reading, start=index * size, stop=(index + 1) * size)
-            found = prepare_rows(self._rows, self._cache, block)
-            ended = found.report.read == 0
-            table = None if ended else prepare_table(found.without(self._held_out), self._plan, self._cache)
-            self._tables = {i: t for i, t in self._tables.items() if i in (0, index - 1)} | {index: table}
-        return self._tables[index]
 
 
 def carried_columns(plugins: Iterable[Any]) -> tuple[str, ...]:

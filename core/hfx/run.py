@@ -155,6 +155,8 @@ class Run(Parts):
         """Close what plugins entered, leave the process group, and let go of model and engine."""
         try:
             self._exit.close()
+            if "blocks" in self._parts:
+                self._parts["blocks"].close()
         finally:
             if "backend" in self._parts:
                 self.backend.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -167,3 +169,74 @@ def test_the_ledger_digest_depends_on_rows_and_their_order() -> None:
     first, second = islice(order_of([17], Singly()).batches(Position()), 2)
     swapped = GlobalBatch(first.sequences[::-1], first.next)
     assert len({first.digest(), second.digest(), swapped.digest()}) == 3
+
+
+def _resumed_chain(data: st.DataObject, sizes: list[int], batcher: Any) -> None:
+    """Go on several times in a row, each time on another number of ranks and from a position alone."""
+    whole = list(islice(order_of(sizes, batcher).batches(Position()), 14))
+    position, done = Position(), 0
+    while done < len(whole):
+        steps, ranks = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 8))
+        replicas = [order_of(sizes, batcher).batches(position) for _ in range(ranks)]
+        for _ in range(min(steps, len(whole) - done)):
+            batches = [next(replica) for replica in replicas]
+            seen = [s for rank, batch in enumerate(batches) for s in batch.share(rank, ranks)]
+            assert [(s.position, s.rows.tolist()) for s in seen] == [
+                (s.position, s.rows.tolist()) for s in whole[done].sequences
+            ]
+            position, done = batches[0].next, done + 1
+
+
+CASES = [pytest.param(100, id="100 chains"), pytest.param(2_500, id="2,500 chains", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("chains", CASES)
+@pytest.mark.parametrize("batcher", [Singly(), Pairing()], ids=["padding", "packing"])
+@pytest.mark.parametrize("sizes", [[17], [7, 9, 3]], ids=["one block", "three blocks"])
+def test_any_chain_of_resumes_on_any_ranks_is_the_same_sequence(chains: int, sizes: list[int], batcher: Any) -> None:
+    @given(data=st.data())
+    @settings(max_examples=chains, deadline=None)
+    def check(data: st.DataObject) -> None:
+        _resumed_chain(data, sizes, batcher)
+
+    check()
+
+
+@pytest.mark.parametrize("batcher", [Singly(), Pairing()], ids=["padding", "packing"])
+@pytest.mark.parametrize("sizes", [[17], [7, 9, 3]], ids=["one block", "three blocks"])
+def test_the_position_of_a_step_is_found_without_the_steps_before_it(sizes: list[int], batcher: Any) -> None:
+    whole = list(islice(order_of(sizes, batcher).batches(Position()), 14))
+    for step, batch in enumerate(whole, start=1):
+        position = order_of(sizes, batcher).position_of_step(step)
+        assert trace([next(order_of(sizes, batcher).batches(position))]) == trace([batch])
+
+
+class _Ones:
+    """A column as long as anybody likes, which is never held."""
+
+    def __getitem__(self, index: Any) -> np.ndarray[Any, Any]:
+        return np.ones(len(index), dtype=np.int64)
+
+
+@dataclass
+class EndlessTable:
+    rows: int
+    fingerprint: str = "endless"
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def column(self, name: str) -> Any:
+        return _Ones()
+
+
+def test_a_step_far_into_a_trillion_rows_is_found_in_little_time_and_memory() -> None:
+    order = Order(ToyBlocks([EndlessTable(10**12)]), lambda t: ToySampler(len(t), 0), Singly(), 8, seed=3)  # type: ignore[list-item]
+    tracemalloc.start()
+    began = time.perf_counter()
+    batch = next(order.batches(order.position_of_step(10**9 // 8)))
+    seconds, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len({int(s.rows[0]) for s in batch.sequences}) == 8
+    assert peak < 50 * 2**20
+    assert seconds < 2  # 0.1 without other work on the machine; see tests/benchmarks
