@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,8 +167,19 @@ def _write_run_file(run: Run) -> None:
     partial = path.with_suffix(".partial")
     # As comments, so that `hfx train` takes the file back whatever is installed then.
     versions = [f"# {active}\n" for active in run.active]
-    partial.write_text("".join([*versions, to_yaml(run.resolved)]), encoding="utf-8")
+    partial.write_text("".join([*versions, to_yaml(_pinned(run))]), encoding="utf-8")
     partial.replace(path)
+
+
+def _pinned(run: Run) -> Resolved:
+    """Return what was resolved, with what the source says it read in place of what may move (a branch, a tag)."""
+    pinned: dict[str, Any] = getattr(run._source("train").source, "pinned", dict)()
+    name = run.resolved.roles["source"].plugin
+    plugins = [
+        replace(active, plugin=active.plugin.model_copy(update=pinned)) if pinned and active.name == name else active
+        for active in run.active
+    ]
+    return replace(run.resolved, plugins=tuple(plugins))
 
 
 def problems(resolved: Resolved) -> list[Problem]:

@@ -50,7 +50,8 @@ def members(annotation: Any) -> Iterator[Any]:
 def from_text(text: str, annotation: Any, typed: bool = True) -> Any:
     """Return what the words mean to a field of this type, before pydantic validates it.
 
-    `none` and `null` clear an optional field; lists and mappings are written as YAML flow (`[1, 2]`). Words of a file
+    `none` and `null` clear an optional field; lists and mappings are written as YAML flow (`[1, 2]`); typed lists
+    need no brackets. Words of a file
     (`typed=False`) stay words where the field takes words: YAML has its own null and lists.
 
     Raises:
@@ -65,7 +66,9 @@ def from_text(text: str, annotation: Any, typed: bool = True) -> Any:
     flows = {"{" if issubclass(kind, Mapping | BaseModel) else "[" for kind in map(_class, kinds) if _holds(kind)}
     if flows and (str not in kinds or text.lstrip()[:1] in flows):
         try:
-            return yaml.safe_load(text)
+            # One word, or several with commas, are a list where nothing else can be meant.
+            listed = typed and flows == {"["} and text.lstrip()[:1] != "["
+            return yaml.safe_load(f"[{text}]" if listed else text)
         except yaml.YAMLError as error:
             raise ValueError("it should be YAML, like [1, 2] or {a: 1}") from error
     return text

@@ -107,7 +107,11 @@ class Drop:
 
 @runtime_checkable
 class Source(Protocol):
-    """Where rows come from. Reading twice yields the same rows in the same order."""
+    """Where rows come from. Reading twice yields the same rows in the same order.
+
+    Two more methods are used where a source has them: `summary()`, one phrase for what is printed before step 1, and
+    `pinned()`, the options of its plugin that fix what was read (the commit behind a branch), for `run.yaml`.
+    """
 
     @property
     def indexed(self) -> bool:

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import sqlite3
+import tempfile
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hfx.discovery import OWN, found
 from hfx.testing import Check, plugin_checks
+from hfx.testing.tiny import tiny_rows, write_rows
+
+KIT = Path(tempfile.mkdtemp(prefix="hfx-conformance-"))
+"""Rows for sources that read no file of the kit."""
+atexit.register(shutil.rmtree, KIT, ignore_errors=True)
+(KIT / "hub").mkdir()
+write_rows(tiny_rows(), KIT / "hub" / "train.jsonl")
+with closing(sqlite3.connect(KIT / "kit.db")) as connection, connection:
+    connection.execute("CREATE TABLE reviews (id INTEGER PRIMARY KEY, text TEXT, label TEXT)")
+    connection.executemany("INSERT INTO reviews (text, label) VALUES (:text, :label)", tiny_rows())
 
 OTHERWISE: dict[str, list[dict[str, Any]]] = {
     # All of it is read, and parsed, at every check.
     "stdlib": [{"limit": 60}, {"limit": 60, "row": "file", "packages": ["json", "collections"]}],
+    "stream": [{"block": 15}],
+    "hub": [{"dataset": str(KIT / "hub")}],
+    "sql": [{"database": str(KIT / "kit.db"), "table": "reviews", "order_by": "id"}],
     "files": [{}, {"columns": ["text", "label"]}],
     "html": [{}, {"main_text": True}],
     "normalize": [{}, {"encoding": False, "columns": ["text"]}],

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from command_line import hfx
 from hfx.testing import Check, plugin_checks
 from hfx.testing.tiny import tiny_rows, write_rows
 from hfx_plugins.sources.hub import Hub
@@ -48,7 +49,7 @@ for question in json.loads(sys.argv[1]):
     try:
         source = run.hooks.source(split=split, run=run).source
         rows = [getattr(row, "values", None) or row.reason for row in source.read()]
-        told = {"rows": rows, "print": source.fingerprint(), "says": source.summary()}
+        told = {"rows": rows, "print": source.fingerprint(), "says": source.summary(), "pinned": source.pinned()}
         told["last"] = [row.values for row in source.read(len(rows) - 1)]
         told["place"] = str(next(iter(source.read())).place)
     except HfxError as error:
@@ -114,6 +115,7 @@ def test_splits_configurations_and_commits_are_read_and_named(server, ask):
     assert newest["last"] == newest["rows"][-1:]
     assert newest["place"] == f"me/toy@{new[:12]}/train:1"
     assert newest["says"] == f"me/toy (commit {new}), split train"
+    assert (newest["pinned"], pinned["pinned"], mixed["pinned"]) == ({"revision": new}, {"revision": old}, {})
     assert (len(pinned["rows"]), pinned["says"]) == (3, f"me/toy (commit {old}), split train")
     assert eval_rows["rows"] == [{"text": "held out", "label": None}]
     assert other["rows"] == [{"text": "o"}]
@@ -121,6 +123,16 @@ def test_splits_configurations_and_commits_are_read_and_named(server, ask):
     assert len(mixed["rows"]) == 8
     assert twice["print"] == newest["print"]
     assert len({told["print"] for told in (newest, pinned, eval_rows, other, some, mixed)}) == 6
+
+
+def test_a_run_file_holds_the_commit_that_was_read(server, tmp_path):
+    commit = server.commit("me/toy", files(40))
+    environ = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HFX_CACHE": str(tmp_path / "cache")}
+    small = ["--bpe.vocab-size", "300", "--scratch.hidden-size", "32", "--scratch.layers", "1", "--seq-length", "16"]
+    words = ["train", "--plugin", "hub", "--hub.dataset", "me/toy", "--steps", "1", "--output", "run", *small]
+    done = hfx(*words, cwd=tmp_path, no_proxy="127.0.0.1", **environ)
+    assert done.returncode == 0, done.stderr
+    assert f"revision: {commit}" in (tmp_path / "run" / "run.yaml").read_text()
 
 
 def test_what_is_cached_works_offline_and_never_stands_for_another_commit(server, ask):

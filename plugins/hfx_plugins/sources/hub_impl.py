@@ -243,6 +243,11 @@ class HubSource:
         """Return how many data sets there are."""
         return {"hub": len(self._asked)}
 
+    def pinned(self) -> dict[str, Any]:
+        """Return the options that fix what was read: the commit, where there is one data set of the hub."""
+        commits = {part.commit for part in self.parts}
+        return {"revision": commits.pop()} if len(self.parts) == 1 and all(commits) else {}
+
     def summary(self) -> str:
         """Return one line: each data set with its commit, to be given as `hub.revision`."""
         told = [
