@@ -207,7 +207,7 @@ def usage(plugin: BuiltIn, kind: type[Plugin]) -> Iterator[str]:
     option = example(kind)
     needed = {"model": "gpt2"} if "has a `model`" in when_on(plugin) else {}
     words = ["$ hfx train", *(f"--{key} {value}" for key, value in needed.items()), f"--plugin {plugin.name}"]
-    words += [f"--{plugin.name}.{name.replace('_', '-')} {as_typed(value)}" for name, value in option.items()]
+    words += [f"--{plugin.name}.{name.replace('_', '-')} {in_shell(value)}" for name, value in option.items()]
     yield from fenced("console", " ".join(words))
     yield ""
     yield from fenced("yaml", yaml.safe_dump(needed | {"plugins": {plugin.name: option}}, sort_keys=False))
@@ -232,7 +232,12 @@ def example_value(info: FieldInfo) -> Any:
     value = info.get_default(call_default_factory=True, validated_data={})
     members = (info.annotation, *get_args(info.annotation))
     choices = [choice for member in members if get_origin(member) is Literal for choice in get_args(member)]
-    return next((choice for choice in choices if choice != value), value)
+    chosen = next((choice for choice in choices if choice != value), value)
+    return [chosen] if isinstance(value, list) and chosen is not value else chosen
+
+
+def in_shell(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else as_typed(value)
 
 
 def in_python(value: Any) -> str:
