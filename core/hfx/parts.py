@@ -278,7 +278,9 @@ class Parts:
 
         chosen = {role: self.resolved.roles[role].plugin for role in ("sampler", "batcher")}
         by_name = {active.name: active for active in self.active}
-        parts = {role: [name, by_name[name].plugin.options()] for role, name in chosen.items()}
+        parts: dict[str, list[Any]] = {n: [of, by_name[of].plugin.options()] for n, of in chosen.items()}
+        if content := getattr(self.sampler, "fingerprint", str)():
+            parts["sampler"].append(content)
         data = self._source("train").source.fingerprint() if self.streams else self.table("train").fingerprint
         return plan_sha256(seed=self.config.seed, batch_size=self.config.batch_size, data=data, **parts)
 

@@ -15,14 +15,14 @@ from typing import Any, get_args
 import pyarrow as pa
 
 from hfx.cache import cached, content_key
-from hfx.errors import DataError
+from hfx.errors import ConfigError, DataError
 from hfx.protocols import Drop, Example, Row, Task
 from hfx.rows import RowSet
-from hfx.table import FIXED, ArrowTable
+from hfx.table import CARRIED, FIXED, ArrowTable
 from hfx.waiting import counted
 from hfx.workers import in_order
 
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 _CHUNK = 1_000
 
 
@@ -76,18 +76,15 @@ def prepare_table(rows: RowSet, plan: TablePlan, cache: Path) -> ArrowTable:
 def _write_table(rows: RowSet, plan: TablePlan, path: Path, key: str) -> None:
     counts: Counter[str] = Counter()
     sources: dict[str, int] = {}
-    schema: pa.Schema | None = None
-    writer: pa.RecordBatchFileWriter | None = None
-    with pa.OSFile(str(path / "table.arrow"), "wb") as sink:
+    carried: list[pa.Table] = []
+    schema = _schema(plan)
+    with pa.OSFile(str(path / "table.arrow"), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for cut in _cut_all(rows, plan):
             counts.update(cut.counts)
-            columns = _columns(cut, plan, sources)
-            schema = schema or _schema(columns, plan)
-            writer = writer or pa.ipc.new_file(sink, schema)
-            writer.write_batch(pa.record_batch(_typed(columns, schema), schema=schema))
-        if writer is None:
-            writer = pa.ipc.new_file(sink, _schema({name: [] for name in plan.carried}, plan))
-        writer.close()
+            writer.write_batch(pa.record_batch(_typed(_columns(cut, plan, sources), schema), schema=schema))
+            carried.append(_carried_table(cut, plan))
+    if plan.carried:
+        _write_carried(carried, path / CARRIED)
     meta = {
         "fingerprint": key,
         "task_columns": list(plan.task.columns),
@@ -95,6 +92,28 @@ def _write_table(rows: RowSet, plan: TablePlan, path: Path, key: str) -> None:
         "counts": dict(counts),
     }
     (path / "table.json").write_text(json.dumps(meta))
+
+
+def _carried_table(cut: _Cut, plan: TablePlan) -> pa.Table:
+    """Return the raw columns of a chunk's examples, each of the type of the values it holds here."""
+    columns: dict[str, list[Any]] = {name: [] for name in plan.carried}
+    for (_, _, carried), examples in zip(cut.rows, cut.examples, strict=True):
+        for name, values in columns.items():
+            values += [carried[name]] * len(examples)
+    try:
+        return pa.table({name: pa.array(values) for name, values in columns.items()})
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(f"the columns {', '.join(plan.carried)} hold values of several types: {error}") from error
+
+
+def _write_carried(parts: list[pa.Table], path: Path) -> None:
+    """Write the raw columns in a file of their own: their types are those of all rows together."""
+    try:
+        whole = pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(f"a column that a plugin names holds values of several types: {error}") from error
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, whole.schema) as writer:
+        writer.write_table(whole)
 
 
 @dataclass
@@ -149,19 +168,18 @@ def _cut_all(rows: RowSet, plan: TablePlan) -> Iterator[_Cut]:
 
 
 def _columns(cut: _Cut, plan: TablePlan, sources: dict[str, int]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {name: [] for name in (*FIXED, *plan.task.columns, *plan.carried)}
-    for (number, source, carried), examples in zip(cut.rows, cut.examples, strict=True):
+    columns: dict[str, list[Any]] = {name: [] for name in (*FIXED, *plan.task.columns)}
+    for (number, source, _), examples in zip(cut.rows, cut.examples, strict=True):
         for part, example in enumerate(examples):
             fixed = (number, part, example.length, example.units, sources.setdefault(source, len(sources)))
-            for name, value in (*zip(FIXED, fixed, strict=True), *example.values.items(), *carried.items()):
+            for name, value in (*zip(FIXED, fixed, strict=True), *example.values.items()):
                 columns[name].append(value)
     return columns
 
 
-def _schema(columns: dict[str, list[Any]], plan: TablePlan) -> pa.Schema:
+def _schema(plan: TablePlan) -> pa.Schema:
     fields = [(name, pa.type_for_alias(alias)) for name, alias in FIXED.items()]
     fields += [(name, _arrow_type(column.type)) for name, column in plan.task.columns.items()]
-    fields += [(name, pa.array(columns[name]).type if columns[name] else pa.float64()) for name in plan.carried]
     return pa.schema(fields)
 
 
@@ -184,7 +202,11 @@ def _typed(columns: dict[str, list[Any]], schema: pa.Schema) -> list[pa.Array]:
 
 
 def carried_columns(plugins: Iterable[Any]) -> tuple[str, ...]:
-    """Return the raw columns that options of type `Column` name, sorted."""
+    """Return the raw columns that options of type `Column` name, sorted.
+
+    Raises:
+        ConfigError: one of them has the name of a column that every table has.
+    """
     from hfx.plugin import ColumnName
 
     def marks(annotation: Any) -> Iterator[Any]:
@@ -199,4 +221,6 @@ def carried_columns(plugins: Iterable[Any]) -> tuple[str, ...]:
             named = any(isinstance(mark, ColumnName) for mark in (*info.metadata, *marks(info.annotation)))
             if named and isinstance(value, str):
                 names.add(value)
+    if taken := names & FIXED.keys():
+        raise ConfigError(f"'{min(taken)}' names a column of the prepared table itself; rename it in the data")
     return tuple(sorted(names))

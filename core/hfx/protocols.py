@@ -287,7 +287,11 @@ class Table(Protocol):
 
 
 class Sampler(Protocol):
-    """Which examples of a block, in which order. Pure: never a function of rank, world size, or what ran before."""
+    """Which examples of a block, in which order. Pure: never a function of rank, world size, or what ran before.
+
+    One that depends on more than data and options (a file of weights) says so by a method `fingerprint() -> str`, so
+    that a run is not resumed in another order.
+    """
 
     def size(self, epoch: int) -> int:
         """Return how many examples this epoch draws from the block."""

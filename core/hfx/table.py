@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+CARRIED = "carried.arrow"
+"""The raw columns that plugins name, one value an example: beside the table, where a task may use the same name."""
 FIXED = {"row": "int64", "part": "int32", "length": "int32", "units": "int32", "source": "int32"}
 
 
@@ -35,10 +37,20 @@ class ArrowTable:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @cached_property
+    def _carried(self) -> pa.Table:
+        path = self.path / CARRIED
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all() if path.exists() else pa.table({})
+
     def column(self, name: str) -> np.ndarray[Any, Any]:
-        """Return a scalar column, `(len,)`."""
+        """Return a scalar column, `(len,)`; of a raw one and a task's with the same name the raw one."""
         if name not in self._columns:
-            parts = [batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches]
+            held = self._carried if name in self._carried.column_names and name not in FIXED else None
+            parts = (
+                [held.column(name).to_numpy()]
+                if held is not None
+                else [batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches]
+            )
             self._columns[name] = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
         return self._columns[name]
 

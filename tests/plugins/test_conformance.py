@@ -25,10 +25,15 @@ write_rows(tiny_rows(), KIT / "hub" / "train.jsonl")
 with closing(sqlite3.connect(KIT / "kit.db")) as connection, connection:
     connection.execute("CREATE TABLE reviews (id INTEGER PRIMARY KEY, text TEXT, label TEXT)")
     connection.executemany("INSERT INTO reviews (text, label) VALUES (:text, :label)", tiny_rows())
+(KIT / "weights.txt").write_text("1\n2\n" * 20)
 
 OTHERWISE: dict[str, list[dict[str, Any]]] = {
     # All of it is read, and parsed, at every check.
     "stdlib": [{"limit": 60}, {"limit": 60, "row": "file", "packages": ["json", "collections"]}],
+    "weighted": [{"file": str(KIT / "weights.txt")}, {"file": str(KIT / "weights.txt"), "replacement": False}],
+    "balanced": [{}, {"mode": "under"}, {"shares": {"even": 1, "odd": 3}}],
+    "length_grouped": [{}, {"batches": 2}],
+    "curriculum": [{}, {"descending": True, "buckets": 3}],
     "stream": [{"block": 15}],
     "hub": [{"dataset": str(KIT / "hub")}],
     "sql": [{"database": str(KIT / "kit.db"), "table": "reviews", "order_by": "id"}],

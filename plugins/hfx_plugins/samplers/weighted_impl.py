@@ -61,6 +61,12 @@ class Drawn:
     sums: NDArray[np.float64]
     draws: int
     seed: int
+    content: str = ""
+    """Hash of the file of weights."""
+
+    def fingerprint(self) -> str:
+        """Return what decides the order beside data and options."""
+        return self.content
 
     def size(self, epoch: int) -> int:
         """Return the number of draws."""
@@ -81,7 +87,13 @@ class Once:
     draws: int
     seed: int
     folder: Path
+    content: str = ""
+    """Hash of the file of weights."""
     _held: tuple[int, NDArray[Any]] | None = field(default=None, repr=False)
+
+    def fingerprint(self) -> str:
+        """Return what decides the order beside data and options."""
+        return self.content
 
     def size(self, epoch: int) -> int:
         """Return the number of draws."""
@@ -118,13 +130,14 @@ def build(table: Table, options: Weighted, run: Run) -> Sampler:
     identity: list[Any] = ["weighted", VERSION, table.fingerprint, options.column]
     if options.file is not None:
         weights = weights_in_file(table, options.file, run)
-        identity.append(file_hash(options.file))
+        identity.append(content := file_hash(options.file))
     else:
+        content = ""
         weights = weights_in_column(table, str(options.column))
     if options.replacement:
         folder = folder_of(run.cache, *identity)
         sums = stored(folder, "sums", len(weights), np.float64, partial(_sum_up, weights))
-        return Drawn(sums, options.size or len(table), run.config.seed)
+        return Drawn(sums, options.size or len(table), run.config.seed, content)
     positive = int(np.count_nonzero(weights))
     draws = options.size or positive
     if draws > positive and not run.streams:
@@ -133,7 +146,7 @@ def build(table: Table, options: Weighted, run: Run) -> Sampler:
             f"lower it, or draw with '--weighted.replacement true'"
         )
     draws = min(draws, positive)
-    return Once(weights, draws, run.config.seed, folder_of(run.cache, *identity, draws, run.config.seed))
+    return Once(weights, draws, run.config.seed, folder_of(run.cache, *identity, draws, run.config.seed), content)
 
 
 def _sum_up(weights: NDArray[np.float64], sums: NDArray[np.float64]) -> None:
