@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from hfx.errors import StorageError
+from hfx.workers import refuse_in_a_beginning_worker
 
 
 def cache_root() -> Path:
@@ -42,6 +43,7 @@ def cached(folder: Path, build: Callable[[Path], object]) -> Path:
     if folder.is_dir():
         os.utime(folder)  # what was used last is pruned last
         return folder
+    refuse_in_a_beginning_worker()
     partial = folder.with_suffix(".partial")
     with _locked(folder):
         if folder.is_dir():
