@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfx.claim import LOCK_FILE, claimed
 from hfx.errors import DeviceMemoryError, HfxError, IncompatibleError, StorageError
 from hfx.launch import STOP_SIGNALS, stopping_on_signals, world_from
 from hfx.quiet import quieten
@@ -81,7 +83,7 @@ def execute(resolved: Resolved, argv: Sequence[str] = ()) -> RunResult:
 
     quieten()
     world = world_from()
-    run = Run(resolved, output_of(resolved.config, world), world)
+    run = Run(resolved, output_of(resolved, world), world)
     for note in resolved.notes if world.is_main else ():
         print(f"hfx: {note}", file=sys.stderr)
     _check(run)
@@ -114,6 +116,8 @@ def main(run: Run) -> RunResult:
 def _train(run: Run) -> RunResult:
     from hfx.report import before_step_one
 
+    if run.world.is_main and run.output.exists():
+        run.enter(claimed(run.output))
     found = checkpoint_of(run)
     run.build()  # Ctrl-C ends it at once: there is no step to finish, and the cache keeps what is whole
     lines = before_step_one(run)
@@ -121,11 +125,14 @@ def _train(run: Run) -> RunResult:
         lines += [f"differs from the checkpoint: {line}" for line in check_differences(run, found)]
         run.restore(found)
         lines.append(f"resumed from {found.path} at step {run.step} of {run.total_steps}")
+        if run.step >= run.total_steps:
+            lines.append("nothing is left to train; a greater '--steps' would go on")
     elif (run.output / RUN_FILE).exists():
         run.cut_records()
         lines.append(f"'{run.output}' holds a run without a checkpoint; it begins anew")
     if run.world.is_main:
-        run.output.mkdir(parents=True, exist_ok=True)
+        if not run.output.exists():
+            run.enter(claimed(run.output))
         _write_run_file(run)
         _write_report(run)
         print("\n".join(lines), file=sys.stderr, flush=True)
@@ -149,8 +156,8 @@ def _take_back(run: Run) -> None:
     """Remove what was written of a run that a plugin refused before its first step, so that it can be begun again."""
     for name in (RUN_FILE, REPORT_FILE):
         (run.output / name).unlink(missing_ok=True)
-    if not any(run.output.iterdir()):
-        run.output.rmdir()
+    if {file.name for file in run.output.iterdir()} <= {LOCK_FILE}:
+        shutil.rmtree(run.output)
 
 
 def _write_report(run: Run) -> None:

@@ -9,29 +9,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfx.claim import LOCK_FILE
 from hfx.errors import ConfigError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from hfx.checkpoint import Checkpoint
-    from hfx.config import RunConfig
     from hfx.protocols import World
+    from hfx.resolve import Resolved
     from hfx.run import Run
 
 RUN_FILE = "run.yaml"
 _LAST_BITS = "same order of samples; sums may differ in the last bits"
 
 
-def output_of(config: RunConfig, world: World) -> Path:
+def output_of(resolved: Resolved, world: World) -> Path:
     """Return the run directory: `output`, or `runs/<time>-<model>`; what the run will need of it is checked here.
 
     Raises:
         UsageError: several processes, which would each make up a name of their own.
-        ConfigError: it holds a run and `resume` is `never`.
+        ConfigError: it holds a run and `resume` is `never`, holds something else, or `resume` has nowhere to look.
         StorageError: it cannot be written.
     """
+    config = resolved.config
     output = config.output
-    if output is None and config.resume not in ("never", "auto"):
+    if config.resume not in ("never", "auto"):
+        said = resolved.origins["run.output"].kind in ("flag", "python")
+        if said and output is not None and output.absolute() != Path(config.resume).absolute():
+            raise ConfigError(
+                f"'{config.resume}' is resumed where it is, and 'output' is '{output}'; leave 'output' out, "
+                "or copy the folder and resume the copy"
+            )
         output = Path(config.resume)
+    if output is None and config.resume == "auto":
+        raise ConfigError("'resume' is 'auto' and has no folder to look in; add '--output', or name the run's folder")
     if output is None:
         if world.size > 1:
             raise UsageError("several processes need one place to write to; give '--output'")
@@ -43,6 +53,8 @@ def output_of(config: RunConfig, world: World) -> Path:
         and not os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") > "0"
     ):
         raise ConfigError(f"'{output}' holds a run; go on with '--resume auto', or choose another '--output'")
+    if output.is_dir() and not (output / RUN_FILE).exists() and any(f.name != LOCK_FILE for f in output.iterdir()):
+        raise ConfigError(f"'{output}' holds other things and no run; choose another '--output'")
     existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise StorageError(f"'{existing}' cannot be written; choose another '--output'")

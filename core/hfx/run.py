@@ -218,6 +218,8 @@ class Run(Parts):
         self.build()
         self.backend.load(found)
         self.schedule.load_state_dict(state["schedule"])
+        if state["total_steps"] != self.total_steps:
+            self._follow_new_length()
         self.step, self.epoch, self.tokens_total = state["step"], state["epoch"], state["tokens_total"]
         self._evaluated_at, self._saved_at = state["evaluated_at"], state["step"]
         self._parts["position"] = Position(**state["data"]["position"])
@@ -230,6 +232,17 @@ class Run(Parts):
             _, name, key = full.split(".", 2)
             self.state[name][key] = tensor
         self.cut_records()
+
+    def _follow_new_length(self) -> None:
+        """Give the next step the learning rate that the schedule of the new length has for it.
+
+        The one in the checkpoint was computed when the run was to have another length.
+        """
+        from torch.optim.lr_scheduler import LambdaLR
+
+        if isinstance(self.schedule, LambdaLR):
+            for group, lr in zip(self.optimizer.param_groups, self.schedule.get_lr(), strict=True):
+                group["lr"] = lr
 
     def cut_records(self) -> None:
         """Cut what an earlier process recorded back to this step, so that no step appears twice."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from command_line import hfx
+from command_line import MODULE, environment, hfx
 from toy_packages import toy_package
 
 SIGNALLER = '''import os
@@ -129,6 +132,86 @@ def test_resuming_whatever_the_output_holds_needs_nothing_else(folder: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "done/run.yaml:" in done.stdout
     assert "demo recipe" not in done.stdout
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_model_that_a_plugin_would_leave_unread_is_refused(folder: Path) -> None:
+    done = hfx("train", "done/run.yaml", "--model", "done/model", "--output", "other", "--dry-run", cwd=folder)
+    assert done.returncode == 2
+    assert "'done/model'" in done.stderr
+    assert "no:scratch" in done.stderr or "no:bpe" in done.stderr
+    plain = ["--plugin", "no:scratch", "--plugin", "no:bpe"]
+    done = hfx("train", "done/run.yaml", "--model", "done/model", "--output", "other", *plain, "--dry-run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "pretrained" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["--output", "elsewhere"], ["--output", "elsewhere", "--steps", "9"]])
+@pytest.mark.usefixtures("finished")
+def test_a_run_is_resumed_where_it_is_or_not_at_all(words: list[str], folder: Path) -> None:
+    done = hfx("train", "--resume", "done", *words, cwd=folder)
+    assert done.returncode == 2
+    assert "'done' is resumed where it is" in done.stderr
+    assert not (folder / "elsewhere").exists()
+
+
+@pytest.mark.usefixtures("finished")
+def test_resuming_a_finished_run_says_that_nothing_is_left(folder: Path) -> None:
+    done = hfx("train", "--resume", "done", cwd=folder, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert "nothing is left to train" in done.stderr
+
+
+def test_resuming_automatically_needs_a_folder_to_look_in(tmp_path: Path) -> None:
+    done = hfx("train", "--resume", "auto", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--output" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_holds_other_things_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    done = hfx("train", *SMALL, "--output", str(tmp_path), cwd=folder)
+    assert done.returncode == 2
+    assert "holds other things" in done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_two_processes_never_train_in_one_folder(folder: Path) -> None:
+    command = [*MODULE, "train", *SMALL, "--steps", "100000", "--output", "shared"]
+    environ = environment(OMP_NUM_THREADS="1")
+    with subprocess.Popen(
+        command, cwd=folder, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as first:
+        while not (folder / "shared" / "metrics.jsonl").exists():
+            assert first.poll() is None
+            time.sleep(0.05)
+        second = hfx("train", *SMALL, "--steps", "5", "--output", "shared", "--resume", "auto", cwd=folder)
+        first.kill()
+    assert second.returncode == 1
+    assert "another process is training in 'shared'" in second.stderr
+    assert "steps: 100000" in (folder / "shared" / "run.yaml").read_text()
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_longer_run_has_the_new_schedules_learning_rate_from_its_first_step(folder: Path) -> None:
+    shutil.copytree(folder / "done", folder / "longer")
+    longer, whole = (
+        hfx("train", *words, "--steps", "6", cwd=folder, OMP_NUM_THREADS="1")
+        for words in (["--resume", "longer"], [*SMALL, "--output", "whole"])
+    )
+    assert (longer.returncode, whole.returncode) == (0, 0), longer.stderr + whole.stderr
+    rates = [
+        {line["step"]: line["lr"] for line in map(json.loads, (folder / run / "metrics.jsonl").open()) if "lr" in line}
+        for run in ("longer", "whole")
+    ]
+    assert [rates[0][step] for step in (4, 5, 6)] == [rates[1][step] for step in (4, 5, 6)]
+
+
+def test_a_model_that_is_not_there_is_told_before_anything_is_read(folder: Path) -> None:
+    done = hfx("train", "--model", "runs/no/model", "--data", "text.txt", "--dry-run", cwd=folder)
+    assert done.returncode == 2
+    assert "no such path 'runs/no/model'" in done.stderr
 
 
 @pytest.mark.usefixtures("finished")

@@ -38,6 +38,9 @@ class Pretrained(Plugin):
         if model is None:
             yield Problem("'pretrained' has no model to load; add '--model', or '--plugin scratch' for a new one")
             return
+        # A hub id is one or two plain words; anything else can only be a path.
+        if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model) and not Path(model).expanduser().exists():
+            yield Problem(f"no such path '{model}'; 'model' names a folder, a .gguf file or a hub id")
         pinned = self.revision is not None and re.fullmatch(r"[0-9a-f]{40}", self.revision)
         if self.trust_remote_code and not pinned and not Path(model).exists():
             yield Problem(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt
 
-from hfx import Plugin, hookimpl
+from hfx import Plugin, Problem, hookimpl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,6 +36,15 @@ class Scratch(Plugin):
     """Longest sequence; none: `seq_length`."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """More keys of the architecture's config, by their own names; they win over the other options."""
+
+    @hookimpl
+    def hfx_check(self, run: Run) -> Iterator[Problem]:
+        """Report a model that would be left unread."""
+        if run.config.model is not None:
+            yield Problem(
+                f"'scratch' builds a new model and reads no 'model' ('{run.config.model}'); leave that out, "
+                "or load it with '--plugin no:scratch'"
+            )
 
     @hookimpl
     def hfx_model(self, run: Run) -> PreTrainedModel:

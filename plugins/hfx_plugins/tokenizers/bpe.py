@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveInt
 
-from hfx import Plugin, hookimpl
+from hfx import Plugin, Problem, hookimpl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,6 +24,15 @@ class Bpe(Plugin):
     """How often a pair must occur to be merged."""
     text: str | None = None
     """The column to train on; none: `text` or `content` where a row has one, else every text in it."""
+
+    @hookimpl
+    def hfx_check(self, run: Run) -> Iterator[Problem]:
+        """Report a model whose weights belong to other tokens."""
+        if run.config.model is not None:
+            yield Problem(
+                f"'bpe' trains a new tokenizer, and '{run.config.model}' was trained with its own; "
+                "drop it with '--plugin no:bpe'"
+            )
 
     @hookimpl
     def hfx_tokenizer(self, run: Run) -> PreTrainedTokenizerBase:

@@ -40,7 +40,8 @@ def load(options: ModelTokenizer, run: Run) -> PreTrainedTokenizerBase:
         raise RemoteError(f"the tokenizer '{path}' cannot be fetched: {_line(error)}; check its name") from error
     except Exception as error:  # transformers raises whatever its parsers raise
         raise ModelError(
-            f"the tokenizer of '{path}' cannot be loaded: {_line(error)}; name one with --model_tokenizer.path"
+            f"the tokenizer of '{path}' cannot be loaded: {_line(error)}; check that name, or name another tokenizer "
+            "with --model-tokenizer.path"
         ) from error
     return loaded
 
