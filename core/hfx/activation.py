@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hfx.discovery import OWN, PluginRef, canonical_distribution, offering, pick, split_name
 from hfx.errors import ConfigError, PluginNotFound
@@ -41,8 +42,12 @@ class RoleChoice:
 class Activation:
     """Decides, layer by layer, which plugins are active; imports only those that somebody or the defaults named."""
 
-    def __init__(self, refs: Sequence[PluginRef], policy: Policy) -> None:
+    def __init__(
+        self, refs: Sequence[PluginRef], policy: Policy, given: Mapping[str, type[Plugin]] | None = None
+    ) -> None:
         self.refs = refs
+        self.given = given or {}
+        """Classes that are no entry point, by name: a resumed run's file names them, Python gives them again."""
         self.policy = policy
         self.choices: dict[str, Choice] = {}
         self.dropped: dict[str, Origin] = {}
@@ -87,7 +92,7 @@ class Activation:
             self._refuse_other(chosen, mention, ref)
             chosen = None
         if chosen is None:
-            plugin_class = type(mention.plugin) if mention.plugin else self.load(ref)
+            plugin_class = type(mention.plugin) if mention.plugin else self.load(ref, mention.name)
             chosen = Choice(mention.name, plugin_class, ref, mention.layer, mention.origin)
             self.choices[mention.name] = chosen
         elif mention.layer > chosen.layer:
@@ -113,10 +118,17 @@ class Activation:
             return mention.ref
         if chosen and "@" not in mention.text:
             return chosen.ref
+        if mention.text in self.given:
+            return None
         typed = mention.layer > Layer.DEMO or mention.origin.kind == "policy"
         try:
             return self.pick(mention.text, typed)
         except PluginNotFound as error:
+            if mention.origin.kind == "yaml" and unregistered_in(mention.name, mention.origin):
+                raise PluginNotFound(
+                    f"{mention.origin}: '{mention.name}' is a class that was given from Python; go on from there: "
+                    "`hfx.train(resume=..., plugins=[...])`"
+                ) from None
             raise _placed(error, mention.origin) from error.__cause__
 
     def pick(self, text: str, typed: bool) -> PluginRef:
@@ -135,9 +147,10 @@ class Activation:
             raise PluginNotFound(f"plugin '{meant[0]}' is {reason}; choose another, or ask who keeps the policy")
         return pick(text, permitted, self.policy.prefer, typed)
 
-    def load(self, ref: PluginRef | None) -> type[Plugin]:
-        """Import the class of an entry point, if its version is one that the policy takes."""
-        assert ref is not None, "a name without an object always has an entry point"
+    def load(self, ref: PluginRef | None, name: str) -> type[Plugin]:
+        """Import the class of an entry point, if its version is one that the policy takes; or return the one given."""
+        if ref is None:
+            return self.given[name]
         self.policy.check_version(ref)
         return ref.load()
 
@@ -191,6 +204,12 @@ class Activation:
         self.activate([Mention(text, Layer.DEFAULT, origin)])
         if role not in provided(self.choices[name].plugin_class):
             raise ConfigError(f"{origin}: '{name}' does not provide the role '{role}'; name one that does")
+
+
+def unregistered_in(name: str, origin: Origin) -> bool:
+    """Return whether the file says that the plugin is no entry point, as `run.yaml` does."""
+    path = Path(origin.where.rpartition(":")[0])
+    return path.is_file() and f"# '{name}' is unregistered" in path.read_text(encoding="utf-8")
 
 
 def _placed(error: PluginNotFound, origin: Origin) -> PluginNotFound:

@@ -62,10 +62,13 @@ def resolve(
     policy = load_policy() if policy is None else policy
     policy.check_required()
     config = _config(yaml_path, mapping)
-    activation = Activation(found(), policy)
+    refs = found()
+    commanded = mentions.of_command(plugin_args, plugin_objects, refs)
+    given = {mention.name: type(mention.plugin) for mention in commanded if mention.plugin and not mention.ref}
+    activation = Activation(refs, policy, given)
     activation.activate(mentions.of_policy(policy))
     activation.activate(mentions.of_config(config.pop("plugins", None), Layer.YAML))
-    activation.activate(mentions.of_command(plugin_args, plugin_objects, activation.refs))
+    activation.activate(commanded)
     elsewhere = Elsewhere(activation)
     locked = _section(policy.locked, "run")
     layers = [_section(policy.defaults, "run"), config, _given(fields or {})]

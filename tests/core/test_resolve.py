@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from hfx.errors import ConfigError
+from hfx import Plugin, hookimpl
+from hfx.errors import ConfigError, PluginNotFound
 from hfx.layers import Origin, Section, Value, flag
 from hfx.policy import Policy
-from hfx.resolve import describe, resolve
+from hfx.resolve import describe, resolve, to_yaml
 from resolving import FREE, Rules, Write, go, names, option
 from toy_packages import LISTENER, OPTIMIZER, toy_package
 
@@ -143,3 +144,27 @@ def test_resolving_imports_no_torch_and_only_named_plugins() -> None:
 def test_a_section_of_defaults_given_in_code_works_like_a_file() -> None:
     rules = Policy(defaults=Section({"run": Section({"seed": Value(5, Origin("policy", "here"))})}))
     assert go(policy=rules).config.seed == 5
+
+
+class OfAScript(Plugin):
+    """A plugin that is no entry point."""
+
+    lr: float = 0.1
+    """Learning rate."""
+
+    @hookimpl
+    def hfx_optimizer(self) -> None:
+        """Never called here."""
+
+
+def test_a_run_with_a_class_from_python_goes_on_with_the_class_and_its_saved_options(tmp_path: Path) -> None:
+    first = resolve(mapping={"data": "rows.jsonl"}, plugin_objects=[OfAScript(lr=0.5)], policy=Policy())
+    file = tmp_path / "run.yaml"
+    file.write_text(to_yaml(first))
+
+    again = resolve(yaml_path=file, plugin_objects=[OfAScript()], policy=Policy())
+
+    assert next(a.plugin.options() for a in again.plugins if a.name == "of_a_script") == {"lr": 0.5}
+    assert again.roles["optimizer"].plugin == "of_a_script"
+    with pytest.raises(PluginNotFound, match="'of_a_script' is a class that was given from Python"):
+        resolve(yaml_path=file, policy=Policy())

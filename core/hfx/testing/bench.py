@@ -168,7 +168,7 @@ class Bench:
 def _named(name: str) -> tuple[str, type[Plugin]]:
     activation = Activation(found(), load_policy())
     ref = activation.pick(name, typed=True)
-    return ref.name, activation.load(ref)
+    return ref.name, activation.load(ref, ref.name)
 
 
 def as_json(value: Any, what: str) -> Any:
