@@ -144,13 +144,19 @@ def load_policy(system: Path = SYSTEM_POLICY, environ: Mapping[str, str] = os.en
     variable = environ.get(VARIABLE)
     # `lexists`: a policy behind a broken link or an unreadable folder must stop the run, not vanish.
     if not os.path.lexists(system):
-        return read_policy(Path(variable)) if variable else Policy()
+        return _of_variable(variable) if variable else Policy()
     policy = read_policy(system)
     if not variable:
         return policy
     if not policy.permit_variable:
         raise ConfigError(f"'{VARIABLE}' is set, but this machine's policy '{system}' does not permit it; unset it")
-    return read_policy(Path(variable))
+    return _of_variable(variable)
+
+
+def _of_variable(path: str) -> Policy:
+    if not Path(path).is_file():
+        raise ConfigError(f"'{VARIABLE}' names '{path}', which is no file; set it to a policy, or unset it")
+    return read_policy(Path(path))
 
 
 def read_policy(path: Path) -> Policy:

@@ -141,7 +141,7 @@ def _report(name: str, found: dict[str, Any]) -> None:
         logger.warning("%d weights are new, drawn from the seed: '%s' has none for %s", len(new), name, _listed(new))
     if found["unexpected_keys"]:
         unused = sorted(found["unexpected_keys"])
-        logger.info("%d weights of '%s' are not used: %s", len(unused), name, _listed(unused))
+        logger.warning("%d weights of '%s' are not used: %s", len(unused), name, _listed(unused))
 
 
 def _report_labels(name: str, model: PreTrainedModel, found: dict[str, Any], trained: list[str]) -> None:

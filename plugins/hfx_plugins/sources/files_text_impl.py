@@ -70,7 +70,7 @@ def json_object(file: Opened, line: str) -> dict[str, Any] | str:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        return f"is not JSON: {error.msg} at column {error.colno}"
+        return f"is not JSON: {error.msg.removesuffix(' at')}, column {error.colno}"
     except RecursionError:
         return "is nested too deeply"
     return _checked(file, value, escapes="\\u" in line)
