@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from hfx.data_lines import no_example, nothing_left, quarantine_of
+from hfx.padding import padding_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,41 +24,39 @@ LOOKED_AT = 500_000
 """Tokens from the beginning that vocabulary and n-grams are counted in."""
 
 
-_SAMPLED = 200_000
-
-
 def data_report(run: Run) -> Values:
-    """Return what is known about the data of a run, as JSON values; prepares it where that is still to do."""
-    rows, table = run.rows("train"), run.prepared("train")
-    report = rows.report
-    lengths = table.column("length").astype(np.int64)
-    whole = _row_lengths(table)
-    return {
-        "rows": {"read": report.read, "bad": report.bad, "kept": report.kept, "train": len(rows),
-                 "eval": len(run.rows("eval")) if run.has_eval else 0},
+    """Return what is known about the data of a run, as JSON values; prepares it where that is still to do.
+
+    `warning` says what would refuse the run; where no row is left, there is nothing about tokens.
+    """
+    cleaned = run.cleaned("train")
+    report, quarantine = cleaned.report, quarantine_of(cleaned.report, cleaned)
+    found: Values = {
+        "rows": {"read": report.read, "bad": report.bad, "kept": report.kept, "train": 0, "eval": 0},
+        "quarantine": str(quarantine) if quarantine else None,
         "dropped": report.dropped,
         "changed": report.changed,
         "facts": report.facts,
+    }
+    if not len(cleaned):
+        return found | {"warning": nothing_left(run, "train", report)}
+    found["rows"] |= {"train": len(run.rows("train")), "eval": len(run.rows("eval"))}
+    table = run.prepared("train")
+    return found | {"warning": None if len(table) else no_example(table), **_of_table(run, table)}
+
+
+def _of_table(run: Run, table: ArrowTable) -> Values:
+    lengths = table.column("length").astype(np.int64)
+    whole = _row_lengths(table)
+    return {
         "task": table.meta["counts"],
         "tokens": {"total": int(lengths.sum()), "examples": len(table), "units": int(table.column("units").sum())},
         "lengths": _histogram(lengths),
-        "padding": round(padding_share(lengths, run.config.micro_batch_size, run.config.seed), 4),
+        "padding": round(padding_of(run).share, 4),
         "sources": _sources(table, lengths),
         "vocabulary": _vocabulary(table, len(run.tokenizer)),
         "seq_length": [_at_length(whole, int(np.percentile(whole, p)), p) for p in PERCENTILES] if len(whole) else [],
     }  # fmt: skip
-
-
-def padding_share(lengths: NDArray[np.int64], micro_batch_size: int, seed: int) -> float:
-    """Return the share of positions that are padding where random rows are padded to the longest of a micro-batch."""
-    shuffled = np.random.default_rng(seed).permutation(lengths)[:_SAMPLED]
-    filled = int(shuffled.sum())
-    missing = -len(shuffled) % micro_batch_size
-    parts = np.pad(shuffled, (0, missing)).reshape(-1, micro_batch_size)
-    sizes = np.full(len(parts), micro_batch_size)
-    if missing:
-        sizes[-1] -= missing
-    return 1 - filled / max(1, int((parts.max(axis=1) * sizes).sum())) if len(parts) else 0.0
 
 
 def _row_lengths(table: ArrowTable) -> NDArray[np.int64]:
@@ -119,18 +120,35 @@ def _at_length(whole: NDArray[np.int64], seq_length: int, percentile: int) -> Va
 
 def as_lines(report: Values) -> list[str]:
     """Return the report as lines for a reader."""
-    rows, tokens, lengths = report["rows"], report["tokens"], report["lengths"]
+    rows = report["rows"]
     lines = [
         f"rows        {rows['read']:,} read, {rows['bad']:,} bad, {rows['kept']:,} kept; "
         f"{rows['train']:,} to train on, {rows['eval']:,} to evaluate on",
+        *([f"bad         the unreadable rows are listed in {report['quarantine']}"] if report["quarantine"] else []),
         *(f"dropped     {count:,}  {reason}" for reason, count in _largest_first(report["dropped"])),
         *(f"changed     {count:,}  {reason}" for reason, count in _largest_first(report["changed"])),
         *(f"found       {step}: " + ", ".join(f"{k} {v:,}" for k, v in facts.items())
           for step, facts in report["facts"].items()),
-        *(f"task        {count:,}  {name}" for name, count in report["task"].items() if count),
-        f"tokens      {tokens['total']:,} in {tokens['examples']:,} examples, {tokens['units']:,} units of loss; "
-        f"{report['padding']:.0%} of a padded batch would be padding",
+        *(f"task        {_task_phrase(name, count)}" for name, count in report.get("task", {}).items()
+          if count and name != "rows"),
     ]  # fmt: skip
+    if report["warning"]:
+        return [*lines, f"warning     {report['warning']}"]
+    return lines + _token_lines(report)
+
+
+def _task_phrase(name: str, count: int) -> str:
+    rows = "1 row" if count == 1 else f"{count:,} rows"
+    reason = name.removeprefix("dropped.")
+    return f"{rows} {name}" if reason == name else f"{rows} without an example ({reason})"
+
+
+def _token_lines(report: Values) -> list[str]:
+    tokens, lengths = report["tokens"], report["lengths"]
+    lines = [
+        f"tokens      {tokens['total']:,} in {tokens['examples']:,} examples, {tokens['units']:,} units of loss; "
+        f"{report['padding']:.0%} of a batch's positions are padding"
+    ]
     if lengths["counts"]:
         points = ", ".join(f"{name} {lengths[name]}" for name in ("p50", "p90", "p95", "p99", "longest"))
         lines.append(f"lengths     {points}")
@@ -154,15 +172,3 @@ def as_lines(report: Values) -> list[str]:
 
 def _largest_first(counts: dict[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-
-
-def waste_line(run: Run, share: float) -> list[str]:
-    """Return the advice on padding: where more than a fifth of the positions would be wasted on it."""
-    table: Any = run.table("train")
-    if share <= 0.2 or run.task.unit != "token" or run.resolved.roles["batcher"].plugin == "packing":
-        return []
-    tokens = int(table.column("length").sum())
-    wasted = round(tokens / (1 - share)) - tokens
-    return [
-        f"waste      {wasted:,} of {tokens + wasted:,} positions an epoch are padding; '--plugin packing' saves most"
-    ]

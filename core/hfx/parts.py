@@ -96,16 +96,23 @@ class Parts:
         return self._part("rows", lambda: self._split_rows(split), f"/{split}")
 
     def _split_rows(self, split: str) -> RowSet:
-        from hfx.stages import prepare_rows
+        from hfx.data_lines import refuse_empty
 
-        named = split == "eval" and self.config.eval_data is not None
-        rows = self._source("eval" if named else "train")
-        found = prepare_rows(rows, self.cache, self._reading(rows))
-        if not len(found):
-            raise DataError(f"the data has no rows for '{split}': {found.report.read} were read; look at 'data'")
+        found = self.cleaned(split)
+        refuse_empty(self._run, split, found)
         if self.config.eval_data is not None:
             return found
         return found.split(self.config.eval_share)[split == "eval"]
+
+    def cleaned(self, split: str) -> RowSet:
+        """Return the rows that the steps leave, before any is held out; there may be none."""
+        from hfx.stages import prepare_rows
+
+        name = "eval" if split == "eval" and self.config.eval_data is not None else "train"
+        if (label := f"cleaned/{name}") not in self._parts:
+            rows = self._source(name)
+            self._parts[label] = prepare_rows(rows, self.cache, self._reading(rows))
+        return cast("RowSet", self._parts[label])
 
     def _reading(self, rows: Rows) -> Reading:
         from hfx.stages import Reading

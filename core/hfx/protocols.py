@@ -450,12 +450,23 @@ class RunResult:
     """Why it ended before its time (`SIGINT`, an early stop), or None."""
 
     def model(self) -> Any:
-        """Load the trained model with plain transformers."""
+        """Load the trained model with plain transformers.
+
+        Raises:
+            ModelError: the run was stopped, and what it trained is in its checkpoint.
+        """
         import json
 
+        from hfx.errors import ModelError
+
+        described = self.path / "model" / "config.json"
+        if not described.is_file():
+            raise ModelError(
+                f"the run '{self.path}' did not end and has no model yet; go on with 'hfx train --resume {self.path}'"
+            )
         import transformers
 
-        config = json.loads((self.path / "model" / "config.json").read_text())
+        config = json.loads(described.read_text())
         return getattr(transformers, config["architectures"][0]).from_pretrained(self.path / "model")
 
 

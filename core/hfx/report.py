@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hfx.data_report import waste_line
+from hfx.data_lines import data_summary, no_example, quarantine_lines, rows_phrase, task_drops
 from hfx.errors import DataError
+from hfx.padding import padding_of, waste_line
 
 if TYPE_CHECKING:
     from hfx.protocols import Table
@@ -29,9 +30,10 @@ def before_step_one(run: Run) -> list[str]:
     """
     table = run.table("train")
     labels = _Labels(run, table)
+    labelled = labels.refuse_unlabelled()
     return [
         *_data_lines(run, table),
-        labels.refuse_unlabelled(),
+        labelled,
         *labels.end_line(),
         *labels.sample_lines(),
         _model_line(run),
@@ -42,43 +44,17 @@ def before_step_one(run: Run) -> list[str]:
 
 
 def _data_lines(run: Run, table: Table) -> list[str]:
-    source = run._source("train").source
-    summary = source.summary() if hasattr(source, "summary") else type(source).__name__
-    rows, report = run.rows("train"), run.rows("train").report
-    held = len(run.rows("eval")) if run.has_eval else 0
+    rows = run.rows("train")
     lengths = table.column("length")
-    counts: dict[str, int] = getattr(table, "meta", {}).get("counts", {})
-    dropped = report.dropped | {k.removeprefix("dropped."): v for k, v in counts.items() if k.startswith("dropped.")}
-    notes = [f"{report.bad} bad (in quarantine)"] if report.bad else []
-    notes += [f"{count} dropped ({reason})" for reason, count in sorted(dropped.items())]
-    notes += [f"{counts[key]} {key}" for key in ("split", "truncated") if counts.get(key)]
-    padding = _padding(run, table)
-    median, longest = (int(np.median(lengths)), int(lengths.max())) if len(table) else (0, 0)
+    padding = padding_of(run)
     return [
-        f"data       {summary}",
-        f"rows       {report.read:,} read, {len(rows):,} to train on, {held:,} to evaluate on"
-        + "".join(f", {note}" for note in notes),
-        f"tokens     {int(lengths.sum()):,} in {len(table):,} examples; length median {median}, longest {longest}; "
-        f"{padding:.0%} of a batch's positions are padding",
+        f"data       {data_summary(run)}",
+        f"rows       {rows_phrase(run)}",
+        *quarantine_lines(rows.report, rows),
+        f"tokens     {int(lengths.sum()):,} in {len(table):,} examples; length median {int(np.median(lengths))}, "
+        f"longest {int(lengths.max())}; {padding.share:.0%} of a batch's positions are padding",
         *waste_line(run, padding),
     ]
-
-
-def _padding(run: Run, table: Table) -> float:
-    """Return the share of padding in the first batches of the run."""
-    lengths = table.column("length")
-    filled = total = 0
-    micro = run.config.micro_batch_size
-    from hfx.order import Position
-
-    for number, batch in enumerate(run.order.batches(Position())):
-        sizes = [int(lengths[s.rows].sum()) for s in batch.sequences if s.table is table]
-        for at in range(0, len(sizes), micro):
-            part = sizes[at : at + micro]
-            filled, total = filled + sum(part), total + max(part) * len(part)
-        if number == 3:
-            break
-    return 1 - filled / max(1, total)
 
 
 class _Labels:
@@ -101,11 +77,8 @@ class _Labels:
         units = self._table.column("units")
         without = int((units == 0).sum()) + counts.get("dropped.no_label_left", 0)
         total = len(units) + counts.get("dropped.no_label_left", 0)
-        if total == 0:
-            raise DataError(
-                f"none of {counts.get('rows', 0)} rows yields an example ({_reasons(counts)}); "
-                "look at the task's options"
-            )
+        if not len(units) and set(task_drops(self._run.prepared("train"))) != {"no_label_left"}:
+            raise DataError(no_example(self._run.prepared("train")))
         if without > MOST_UNLABELLED * total:
             raise DataError(
                 f"{without} of {total} examples carry no label, so nothing would be learned from them; "
@@ -144,10 +117,6 @@ class _Labels:
         shown = repr("".join(pieces))[1:-1]
         more = " ..." if len(example["input_ids"]) > _SHOWN_TOKENS else ""
         return [f"sample     {shown}{more}   (loss on what is in brackets)"]
-
-
-def _reasons(counts: dict[str, int]) -> str:
-    return ", ".join(f"{k.removeprefix('dropped.')} {v}" for k, v in sorted(counts.items()) if k.startswith("dropped."))
 
 
 def _model_line(run: Run) -> str:

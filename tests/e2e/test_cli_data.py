@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from command_line import hfx
+from hfx.errors import ModelError
+from hfx.protocols import RunResult
 from toy_packages import toy_package
 
 CLEANER = '''from hfx import Drop, Plugin, hookimpl
@@ -29,6 +32,9 @@ class Toy(Plugin):
     def look(self, row):
         if len(row.values["text"]) < 12:
             return Drop("length_short")
+        if "@" in row.values["text"]:
+            row.values["text"] = row.values["text"].replace("@", "(at)")
+            row.reasons.append("toy.address")
         return Drop("capitals") if row.values["text"].isupper() else row
 '''
 SMALL = ["--seq-length", "24", "--bpe.vocab-size", "300", "--scratch.hidden-size", "32", "--scratch.layers", "1"]
@@ -110,7 +116,7 @@ def test_any_step_is_explained_as_the_ledger_has_it(folder: Path, sampling: str)
     assert done.returncode == 0, done.stderr
     steps = [json.loads(line)["step"] for line in (folder / sampling / "ledger.jsonl").read_text().splitlines()]
     for step in (1, random.choice(steps), steps[-1]):
-        told = hfx("data", "explain", f"{sampling}/run.yaml", "--step", str(step), cwd=folder, path=path,
+        told = hfx("data", "explain", sampling, "--step", str(step), cwd=folder, path=path,
                    HFX_CACHE=cache)  # fmt: skip
         assert told.returncode == 0, told.stderr
         assert told.stdout.splitlines()[-1].endswith(f"as the ledger of '{sampling}' recorded")
@@ -130,3 +136,150 @@ def test_the_cache_is_listed_and_pruned(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "cache" / "rows" / "left.partial").exists()
     assert "removed 0 " not in hfx("data", "cache", "prune", "--unused-days", "0", HFX_CACHE=cache).stdout
     assert "nothing in" in hfx("data", "cache", "list", HFX_CACHE=cache).stdout
+
+
+def last_words(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """Return the last line of what was said on stderr, after checking the exit code."""
+    assert done.returncode == code, done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def written(path: Path, texts: list[str]) -> str:
+    """Write rows of texts and return the file's name."""
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path.name
+
+
+def test_a_task_that_leaves_no_example_is_told_by_train_prepare_stats_and_explain(folder: Path) -> None:
+    told = re.compile(r"none of (\d+) rows yields an example \(too_short \1\); look at the task's options$")
+    words = ["--causal-lm.min-length", "1000"]
+    path, cache = folder / "packages", str(folder / "cache")
+    trained = hfx("train", "--data", "rows.jsonl", *SMALL, *words, "--output", "none", cwd=folder, path=path,
+                  HFX_CACHE=cache, OMP_NUM_THREADS="1")  # fmt: skip
+    assert told.search(last_words(trained, 1))
+    assert told.search(last_words(data(folder, "explain", *words, "--step", "1"), 1))
+
+    for command in ("stats", "prepare"):
+        done = data(folder, command, *words)
+        assert done.returncode == 0, done.stderr
+        [warning] = [line for line in done.stdout.splitlines() if line.startswith("warning ")]
+        assert told.search(warning)
+        trained_on, held_out = re.findall(r"(\d+) to (?:train|evaluate) on", done.stdout)
+        assert int(held_out) > 0
+        assert int(trained_on) + int(held_out) == 200
+
+
+def test_data_of_which_cleaning_leaves_nothing_names_what_dropped_it(folder: Path) -> None:
+    name = written(folder / "dirty.jsonl", ["A", "B", "C", "LOUD AND LONG ENOUGH"])
+    words = ["--data", name]
+    told = "all 4 rows were dropped (toy.length_short 3, toy.capitals 1); 'hfx data sample --rule toy.length_short'"
+    for command in (["prepare"], ["sample"], ["explain", "--step", "1"]):
+        assert told in last_words(data(folder, *command, *words), 1)
+    assert told in data(folder, "stats", *words).stdout
+    assert told in last_words(data(folder, "stats", "--json", *words), 0)
+    assert len(data(folder, "sample", "--rule", "toy.length_short", *words).stdout.splitlines()) == 3
+
+
+def test_an_empty_file_is_named(folder: Path) -> None:
+    (folder / "empty.jsonl").write_text("\n")
+    done = data(folder, "prepare", "--data", "empty.jsonl")
+    assert done.returncode == 1
+    assert "empty.jsonl" in done.stderr
+    evaluated = data(folder, "prepare", "--eval-data", written(folder / "held.jsonl", ["a", "b"]))
+    assert "all 2 rows to evaluate on were dropped (toy.length_short 2)" in last_words(evaluated, 1)
+
+
+def test_a_sample_has_as_many_rows_as_were_asked_for(folder: Path) -> None:
+    for count in (1, 3, 7):
+        assert len(data(folder, "sample", "--count", str(count)).stdout.splitlines()) == count
+    trained_on = json.loads(data(folder, "stats", "--json").stdout)["rows"]["train"]
+    assert len(data(folder, "sample", "--count", "1000").stdout.splitlines()) == trained_on
+
+
+def test_a_sample_of_a_rule_shows_a_changed_row_as_it_is_now(folder: Path) -> None:
+    name = written(
+        folder / "mail.jsonl", [f"a row of words, {n}" for n in range(30)] + ["write to me@here.org", "ME@X"]
+    )
+    done = data(folder, "sample", "--data", name, "--rule", "toy.address")
+    far = data(folder, "sample", "--data", written(folder / "far.jsonl", ["word " * 90 + "a@b"]), "--rule", "toy")
+    assert ["@" in line for line in far.stdout.splitlines()] == [True, False]
+    assert "(at)" in far.stdout
+    assert done.stdout.splitlines() == [
+        'mail.jsonl:31  changed by toy.address  {"text": "write to me@here.org"}',
+        'mail.jsonl:31  now  {"text": "write to me(at)here.org"}',
+    ]
+
+
+def test_a_step_that_is_not_as_recorded_and_one_behind_the_end_are_told(folder: Path) -> None:
+    path, cache = folder / "packages", str(folder / "cache")
+    words = ["--data", "rows.jsonl", *SMALL, "--steps", "2", "--output", "short"]
+    assert hfx("train", *words, cwd=folder, path=path, HFX_CACHE=cache, OMP_NUM_THREADS="1").returncode == 0
+
+    behind = hfx("data", "explain", "short", "--step", "9", cwd=folder, path=path, HFX_CACHE=cache)
+    assert last_words(behind, 0) == "hfx: step 9 is behind the run's last step 2"
+    assert "step 9: 4 sequences" in behind.stdout
+    other = hfx("data", "explain", "short", "--step", "2", "--seed", "7", cwd=folder, path=path, HFX_CACHE=cache)
+    assert other.returncode == 1
+    assert "NOT as the ledger of 'short' recorded" in other.stdout
+    refused = hfx("train", "short", cwd=folder, path=path, HFX_CACHE=cache)
+    assert "'short' holds a run" in last_words(refused, 2)
+    assert "is a folder that holds no run" in last_words(
+        hfx("data", "explain", "packages", "--step", "1", cwd=folder), 2
+    )
+
+
+def test_padding_is_one_figure_and_packing_shows_its_own(folder: Path) -> None:
+    path, cache = folder / "packages", str(folder / "cache")
+    words = ["--data", "rows.jsonl", *SMALL, "--steps", "1", "--micro-batch-size", "4", "--seq-length", "64"]
+    shares = {}
+    for batcher in ("padding", "packing"):
+        given = [*words, "--plugin", batcher, "--output", f"padded-{batcher}"]
+        trained = hfx("train", *given, cwd=folder, path=path, HFX_CACHE=cache, OMP_NUM_THREADS="1")
+        stats = hfx("data", "stats", *given, cwd=folder, path=path, HFX_CACHE=cache)
+        [told] = re.findall(r"(\d+)% of a batch's positions are padding", trained.stderr)
+        assert re.findall(r"(\d+)% of a batch's positions are padding", stats.stdout) == [told]
+        share = json.loads((folder / f"padded-{batcher}" / "data_report.json").read_text())["padding"]
+        assert f"{share:.0%}" == f"{told}%"
+        shares[batcher] = share
+        wasted = re.findall(r"^waste +([\d,]+) of ([\d,]+) positions an epoch .*--plugin packing", trained.stderr, re.M)
+        assert len(wasted) == (batcher == "padding")
+        for line in wasted:
+            missing, positions = (int(number.replace(",", "")) for number in line)
+            assert abs(missing / positions - share) < 0.001
+    assert shares["packing"] < shares["padding"] / 2
+
+
+def test_what_steps_and_task_leave_out_and_bad_rows_are_told_apart(folder: Path) -> None:
+    rows = [json.dumps({"text": f"a row of {n} words", "label": "ab"[n % 2]}) for n in range(60)]
+    rows += [
+        json.dumps({"text": "one without a label", "label": None}),
+        json.dumps({"text": "tiny", "label": "a"}),
+        "{broken",
+    ]
+    (folder / "mixed.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "judged.jsonl").write_text("\n".join(rows[:10]) + "\n")
+    words = ["--data", "mixed.jsonl", "--eval-data", "judged.jsonl", "--max-bad-rows", "5", *SMALL, "--steps", "1"]
+    words += ["--plugin", "classification", "--plugin", "cleaner", "--output", "mixed"]
+    path, cache = folder / "packages", str(folder / "cache")
+    done = hfx("train", *words, cwd=folder, path=path, HFX_CACHE=cache, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    said = dict(
+        line.split(maxsplit=1) for line in done.stderr.splitlines() if line.startswith(("data ", "rows ", "bad "))
+    )
+    assert re.fullmatch(r"1 file \(1 jsonl\), .* MB; to evaluate on: 1 file \(1 jsonl\), .* MB", said["data"])
+    assert said["rows"] == (
+        "63 read, 1 bad, 1 dropped (toy.length_short 1), 61 to train on, of which 1 yields no example (no_label 1), "
+        "10 to evaluate on"
+    )
+    quarantine = Path(said["bad"].split(" are listed in ")[1])
+    [bad] = [json.loads(line) for line in quarantine.read_text().splitlines()]
+    assert bad["row"] == 63
+    stats = hfx("data", "stats", *words, cwd=folder, path=path, HFX_CACHE=cache).stdout
+    assert str(quarantine) in stats
+    assert "task        1 row without an example (no_label)" in stats
+
+
+def test_a_stopped_run_says_that_it_has_no_model_yet(tmp_path: Path) -> None:
+    told = f"the run '{tmp_path}' did not end and has no model yet; go on with 'hfx train --resume {tmp_path}'"
+    with pytest.raises(ModelError, match=re.escape(told)):
+        RunResult(tmp_path, {}, 3, "SIGINT").model()

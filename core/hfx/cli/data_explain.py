@@ -10,8 +10,10 @@ import click
 import numpy as np
 
 from hfx.cli.command import traceback_option
-from hfx.cli.data_run import opened, shortened, to_stdout
+from hfx.cli.data_run import LEDGER, opened, shortened, to_stdout
 from hfx.cli.run_command import RunCommand
+from hfx.data_lines import no_example
+from hfx.errors import DataError
 
 if TYPE_CHECKING:
     from hfx.order import GlobalBatch, Sequence
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 EPILOG = """
 Examples:
-  hfx data explain runs/mine/run.yaml --step 120
+  hfx data explain runs/mine --step 120
   hfx data explain config.yaml --step 1 --text
 """
 
@@ -29,12 +31,16 @@ Examples:
 @click.option("--text", is_flag=True, help="Show what the rows hold.")
 @traceback_option
 @click.pass_context
-def command(ctx: click.Context, /, step: int, text: bool, **_: Any) -> None:
+def command(ctx: click.Context, /, step: int, text: bool, **_: Any) -> int:
     """Show the sequences of a step in order: file and row, part, tokens. No step before it is computed.
 
-    Where the output folder holds the run's ledger, the step is compared with what the run recorded.
+    Where the run's folder holds a ledger, the step is compared with what the run recorded; a difference exits with 1.
     """
     run = opened(ctx)
+    if not len(run.table("train")):
+        raise DataError(no_example(run.prepared("train")))
+    if not (run.streams and run.config.steps is None) and step > run.total_steps:
+        click.echo(f"hfx: step {step} is behind the run's last step {run.total_steps}", err=True)
     position = run.order.position_of_step(step)
     batch = next(run.order.batches(position))
     at = f"epoch {position.epoch}, block {position.block}, window {position.window}, bin {position.bin}"
@@ -42,7 +48,9 @@ def command(ctx: click.Context, /, step: int, text: bool, **_: Any) -> None:
     for number, sequence in enumerate(batch.sequences):
         for line in _sequence(run, sequence, text):
             to_stdout(f"{number:>4}  {line}")
-    click.echo(_ledger(run, step, batch))
+    told, same = _ledger(run, step, batch)
+    click.echo(told)
+    return 0 if same else 1
 
 
 def _sequence(run: Run, sequence: Sequence, text: bool) -> list[str]:
@@ -60,12 +68,13 @@ def _example(run: Run, number: int, part: int, length: int, *, text: bool) -> st
     return f"{row.place}, part {part}, {length} tokens{shown}"
 
 
-def _ledger(run: Run, step: int, batch: GlobalBatch) -> str:
-    ledger = Path(run.output) / "ledger.jsonl"
+def _ledger(run: Run, step: int, batch: GlobalBatch) -> tuple[str, bool]:
+    """Return what the ledger says of a step, and whether that is no contradiction."""
+    ledger = Path(run.output) / LEDGER
     digest = batch.digest()
     for line in ledger.read_text().splitlines() if ledger.is_file() else ():
         recorded = json.loads(line)
         if recorded["step"] == step:
             same = recorded["rows"] == digest
-            return f"rows {digest}: {'as' if same else 'NOT as'} the ledger of '{run.output}' recorded"
-    return f"rows {digest}"
+            return f"rows {digest}: {'as' if same else 'NOT as'} the ledger of '{run.output}' recorded", same
+    return f"rows {digest}", True

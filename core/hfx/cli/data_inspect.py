@@ -12,6 +12,7 @@ import click
 from hfx.cli.command import traceback_option
 from hfx.cli.data_run import opened, shortened, to_stdout
 from hfx.cli.run_command import RunCommand
+from hfx.data_lines import data_summary
 
 if TYPE_CHECKING:
     from hfx.rows import RowSet
@@ -35,8 +36,7 @@ def command(ctx: click.Context, /, count: int, **_: Any) -> None:
     """Show columns and their types, balance of labels, lengths in characters, first rows, and how the data resumes."""
     run = opened(ctx)
     rows = run.rows("train")
-    source = run._source("train").source
-    to_stdout(f"data      {source.summary() if hasattr(source, 'summary') else type(source).__name__}")
+    to_stdout(f"data      {data_summary(run)}")
     to_stdout(f"rows      {rows.report.read:,} read, {len(rows):,} to train on")
     for line in [*_columns(rows), *_resuming(run)]:
         to_stdout(line)

@@ -28,9 +28,9 @@ def command(ctx: click.Context, /, **_: Any) -> None:
     from hfx.data_report import as_lines, data_report
 
     run = opened(ctx)
-    report = data_report(run)
-    if run.has_eval:
-        run.table("eval")
-    for line in as_lines(report):
+    for line in as_lines(data_report(run)):
         to_stdout(line)
-    click.echo(f"prepared    {run.prepared('train').path}")
+    table = run.prepared("train")
+    if len(run.rows("eval")):
+        run.table("eval")
+    click.echo(f"prepared    {table.path}")

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hfx.cli.run_command import arguments
+from hfx.cli.run_command import RunArguments, arguments
 from hfx.errors import IncompatibleError
+from hfx.resume import RUN_FILE
 
 if TYPE_CHECKING:
+    from hfx.resolve import Resolved
     from hfx.run import Run
+
+LEDGER = "ledger.jsonl"
 
 
 def opened(ctx: click.Context) -> Run:
@@ -26,7 +30,8 @@ def opened(ctx: click.Context) -> Run:
     from hfx.quiet import quieten
     from hfx.run import Run
 
-    resolved = arguments(ctx).resolve()
+    typed = arguments(ctx)
+    resolved = typed.resolve()
     for note in resolved.notes:
         click.echo(f"hfx: {note}", err=True)
     for problem in problems(resolved):
@@ -34,7 +39,15 @@ def opened(ctx: click.Context) -> Run:
             raise IncompatibleError(problem.message)
         click.echo(f"hfx: warning: {problem.message}", err=True)
     quieten()
-    return Run(resolved, Path(resolved.config.output or "runs/new"), World())
+    return Run(resolved, _output(typed, resolved), World())
+
+
+def _output(typed: RunArguments, resolved: Resolved) -> Path:
+    """Return the folder of the run that CONFIG is the file of, else where a run would write."""
+    config = typed.config
+    if config is not None and config.name == RUN_FILE and (config.parent / LEDGER).is_file():
+        return config.parent
+    return Path(resolved.config.output or "runs/new")
 
 
 def shortened(text: str, most: int = 200) -> str:

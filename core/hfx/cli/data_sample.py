@@ -8,12 +8,15 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from hfx.cli.command import traceback_option
 from hfx.cli.data_run import opened, shortened, to_stdout
 from hfx.cli.run_command import RunCommand
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from hfx.rows import RowSet
 
 EPILOG = """
@@ -21,6 +24,10 @@ Examples:
   hfx data sample config.yaml --count 3
   hfx data sample config.yaml --plugin quality --rule quality.c4
 """
+FROM_THE_START = 120
+"""A changed row whose first change is no further than this is shown from its beginning."""
+LEAD = 40
+"""Characters before the first change of others."""
 
 
 @click.command("sample", cls=RunCommand, epilog=EPILOG)
@@ -31,33 +38,67 @@ Examples:
 @click.pass_context
 def command(ctx: click.Context, /, rule: str | None, count: int, full: bool, **_: Any) -> None:
     """Show rows as they are after cleaning, or rows that a rule drops or changes, as they were before it."""
-    rows = opened(ctx).rows("train")
-    lines = _after(rows, count) if rule is None else _before(rows, rule, count)
+    run = opened(ctx)
+    lines = _after(run.rows("train"), count) if rule is None else _of_rule(run.cleaned("train"), rule, count, full)
     for where, text in lines:
         to_stdout(f"{where}  {text if full else shortened(text)}")
 
 
 def _after(rows: RowSet, count: int) -> Iterator[tuple[str, str]]:
     """Yield rows spread over the whole of them."""
-    for at in range(0, len(rows), max(1, len(rows) // count)):
+    count = min(count, len(rows))
+    for index in range(count):
+        at = index * len(rows) // count
         for row in rows.between(at, at + 1):
             yield str(row.place), json.dumps(row.values, ensure_ascii=False, default=str)
 
 
-def _before(rows: RowSet, rule: str, count: int) -> Iterator[tuple[str, str]]:
-    from hfx.errors import ConfigError, nearest
+def _of_rule(rows: RowSet, rule: str, count: int, full: bool) -> Iterator[tuple[str, str]]:
+    """Yield rows as they were before the rule; of a changed one also what has become of it."""
     from hfx.stages import outcomes_of
 
-    report = rows.report
-    reasons = sorted({*report.dropped, *report.changed})
+    chosen = _chosen_reasons(rows, rule)
+    found = (line for line in outcomes_of(rows) if line["reason"] in chosen and line["before"] is not None)
+    shown = list(islice(found, count))
+    changed = {line["number"] for line in shown if not line["dropped"]}
+    dropped = {line["number"]: line["reason"] for line in outcomes_of(rows) if changed and line["dropped"]}
+    numbers = rows.numbers()
+    for line in shown:
+        where, what = f"{line['file']}:{line['line']}", "dropped" if line["dropped"] else "changed"
+        before, now, number = line["before"], None, line["number"]
+        if number in dropped and not line["dropped"]:
+            now = f"dropped by {dropped[number]}"
+        elif not line["dropped"]:
+            now = _now(rows, numbers, number)
+            start = 0 if full else _start_of_difference(before, now)
+            before, now = ("…" * (start > 0) + text[start:] for text in (before, now))
+        yield f"{where}  {what} by {line['reason']}", before
+        if now is not None:
+            yield f"{where}  now", now
+
+
+def _start_of_difference(before: str, now: str) -> int:
+    """Return where to begin so that a reader sees what differs: a line holds only the beginning of a long row."""
+    pairs = enumerate(zip(before, now, strict=False))
+    same = next((at for at, (old, new) in pairs if old != new), min(len(before), len(now)))
+    return same - LEAD if same > FROM_THE_START else 0
+
+
+def _now(rows: RowSet, numbers: NDArray[np.int64], number: int) -> str:
+    at = int(np.searchsorted(numbers, number))
+    [row] = rows.between(at, at + 1)
+    return json.dumps(row.values, ensure_ascii=False, default=str)
+
+
+def _chosen_reasons(rows: RowSet, rule: str) -> list[str]:
+    from hfx.errors import ConfigError, nearest
+
+    reasons = sorted({*rows.report.dropped, *rows.report.changed})
     chosen = [reason for reason in reasons if _belongs(reason, rule)]
     if not chosen:
         known = f"; there are {', '.join(repr(reason) for reason in reasons)}" if reasons else "; no rule did anything"
         raise ConfigError(f"no row was dropped or changed by '{rule}'{known};{nearest(rule, reasons)}".rstrip(";"))
-    found = (line for line in outcomes_of(rows) if line["reason"] in chosen and line["before"] is not None)
-    for line in islice(found, count):
-        what = "dropped" if line["dropped"] else "changed"
-        yield f"{line['file']}:{line['line']}  {what} by {line['reason']}", line["before"]
+    return chosen
 
 
 def _belongs(reason: str, rule: str) -> bool:

@@ -27,5 +27,7 @@ def command(ctx: click.Context, /, as_json: bool, **_: Any) -> None:
     from hfx.data_report import as_lines, data_report
 
     report = data_report(opened(ctx))
+    if as_json and report["warning"]:
+        click.echo(f"hfx: warning: {report['warning']}", err=True)
     for line in [json.dumps(report, indent=1)] if as_json else as_lines(report):
         to_stdout(line)

@@ -12,6 +12,7 @@ from rich_click.rich_parameter import RichArgument, RichOption
 from hfx.cli import suggest
 from hfx.cli.fields import choices, description, field_default, field_type
 from hfx.config import RunConfig
+from hfx.errors import ConfigError
 
 INPUT = "Config and plugins"
 
@@ -22,9 +23,19 @@ def config_argument() -> click.Parameter:
         ["config"],
         required=False,
         type=click.Path(path_type=Path),
-        help="A YAML file; flags override its values.",
+        callback=_run_file,
+        help="A YAML file, or a run's folder; flags override its values.",
         panel=INPUT,
     )
+
+
+def _run_file(_: click.Context, __: click.Parameter, config: Path | None) -> Path | None:
+    """Return a run's `run.yaml` for its folder, anything else as it is."""
+    if config is None or not config.is_dir():
+        return config
+    if not (config / "run.yaml").is_file():
+        raise ConfigError(f"'{config}' is a folder that holds no run; give a YAML file or a run's folder")
+    return config / "run.yaml"
 
 
 def plugin_option() -> click.Parameter:
