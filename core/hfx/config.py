@@ -43,7 +43,7 @@ class RunConfig(BaseModel):
     batch_size: PositiveInt = 32
     """Sequences in a step, over all devices."""
     micro_batch_size: PositiveInt = 8
-    """Most sequences in one forward pass on one device; changes memory and speed, never the result."""
+    """Most sequences in one forward pass on one device; changes memory and speed; the result only in its last bits."""
     seq_length: PositiveInt = 512
     """Most positions in a sequence."""
     max_grad_norm: PositiveFloat | None = 1.0
@@ -65,7 +65,7 @@ class RunConfig(BaseModel):
     resume: str = "never"
     """`never`; `auto`: go on if `output` holds a run, else begin; or the path of a run."""
     nproc: PositiveInt | Literal["auto"] = 1
-    """Processes on this machine."""
+    """Processes on this machine: 1, or `auto`, which is 1. None for several is built in yet; plugins bring it."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
