@@ -9,6 +9,11 @@ import click
 from hfx.cli.columns import columns
 from hfx.cli.command import Command, traceback_option
 
+GROUP_EPILOG = """\b
+Examples:
+  hfx data cache list
+  hfx data cache prune --unused-days 30
+"""
 EPILOG = """
 Examples:
   hfx data cache list
@@ -16,7 +21,7 @@ Examples:
 """
 
 
-@click.group("cache", epilog=EPILOG)
+@click.group("cache", epilog=GROUP_EPILOG)
 def command() -> None:
     """List or prune prepared data (`HFX_CACHE`, else `hfx` in the user's cache folder)."""
 
@@ -24,7 +29,7 @@ def command() -> None:
 @command.command("list", cls=Command, epilog=EPILOG)
 @traceback_option
 def list_entries() -> None:
-    """List prepared folders: stage, size, days since they were used, path."""
+    """List prepared folders."""
     from hfx.cache import cache_root, entries
 
     found = entries(cache_root())
@@ -40,7 +45,7 @@ def list_entries() -> None:
 )
 @traceback_option
 def prune_entries(unused_days: float) -> None:
-    """Remove prepared folders that were not used for some days, and what killed builds left behind."""
+    """Remove what was not used for long."""
     from hfx.cache import cache_root, prune
 
     removed = prune(cache_root(), unused_days)
