@@ -15,8 +15,9 @@ from typing import Any, get_args
 import pyarrow as pa
 
 from hfx.cache import cached, content_key
+from hfx.cutting import Cut, CutSpan, schema
 from hfx.errors import ConfigError, DataError
-from hfx.protocols import Drop, Example, Row, Task
+from hfx.protocols import Task
 from hfx.rows import RowSet
 from hfx.table import CARRIED, FIXED, ArrowTable
 from hfx.waiting import counted
@@ -77,12 +78,11 @@ def _write_table(rows: RowSet, plan: TablePlan, path: Path, key: str) -> None:
     counts: Counter[str] = Counter()
     sources: dict[str, int] = {}
     carried: list[pa.Table] = []
-    schema = _schema(plan)
-    with pa.OSFile(str(path / "table.arrow"), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with pa.OSFile(str(path / "table.arrow"), "wb") as sink, pa.ipc.new_file(sink, schema(plan.task)) as writer:
         for cut in _cut_all(rows, plan):
             counts.update(cut.counts)
-            writer.write_batch(pa.record_batch(_typed(_columns(cut, plan, sources), schema), schema=schema))
-            carried.append(_carried_table(cut, plan))
+            writer.write_batch(_of_all(cut, sources))
+            carried.append(cut.carried)
     if plan.carried:
         _write_carried(carried, path / CARRIED)
     meta = {
@@ -94,16 +94,17 @@ def _write_table(rows: RowSet, plan: TablePlan, path: Path, key: str) -> None:
     (path / "table.json").write_text(json.dumps(meta))
 
 
-def _carried_table(cut: _Cut, plan: TablePlan) -> pa.Table:
-    """Return the raw columns of a chunk's examples, each of the type of the values it holds here."""
-    columns: dict[str, list[Any]] = {name: [] for name in plan.carried}
-    for (_, _, carried), examples in zip(cut.rows, cut.examples, strict=True):
-        for name, values in columns.items():
-            values += [carried[name]] * len(examples)
-    try:
-        return pa.table({name: pa.array(values) for name, values in columns.items()})
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(f"the columns {', '.join(plan.carried)} hold values of several types: {error}") from error
+def _cut_all(rows: RowSet, plan: TablePlan) -> Iterator[Cut]:
+    spans = ((at, min(at + _CHUNK, len(rows))) for at in range(0, len(rows), _CHUNK))
+    cut = in_order(CutSpan(rows, plan.task, plan.carried), spans, plan.num_proc)
+    return counted(cut, "cutting and tokenizing", total=len(rows), step=_CHUNK)
+
+
+def _of_all(cut: Cut, sources: dict[str, int]) -> pa.RecordBatch:
+    """Return a chunk's examples with their sources counted through all chunks."""
+    numbers = pa.array([sources.setdefault(name, len(sources)) for name in cut.sources], pa.int32())
+    at = cut.batch.schema.get_field_index("source")
+    return cut.batch.set_column(at, cut.batch.schema.field(at), numbers.take(cut.batch.column(at)))
 
 
 def _write_carried(parts: list[pa.Table], path: Path) -> None:
@@ -114,91 +115,6 @@ def _write_carried(parts: list[pa.Table], path: Path) -> None:
         raise DataError(f"a column that a plugin names holds values of several types: {error}") from error
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, whole.schema) as writer:
         writer.write_table(whole)
-
-
-@dataclass
-class _Cut:
-    """The examples of a chunk of rows."""
-
-    rows: list[tuple[int, str, dict[str, Any]]]
-    """Number, source and carried values of each row that has examples."""
-    examples: list[list[Example]]
-    counts: dict[str, int]
-
-
-def _cut(rows: RowSet, plan: TablePlan, start: int, stop: int) -> _Cut:
-    kept: list[tuple[int, str, dict[str, Any]]] = []
-    found: list[list[Example]] = []
-    counts: Counter[str] = Counter()
-    for row in rows.between(start, stop):
-        carried = {name: _carried(row, name) for name in plan.carried}
-        outcome = plan.task.examples(row)
-        counts["rows"] += 1
-        if isinstance(outcome, Drop):
-            counts[f"dropped.{outcome.reason}"] += 1
-            continue
-        counts["split"] += len(outcome) > 1
-        counts["truncated"] += any(example.truncated for example in outcome)
-        kept.append((row.number, row.place.source, carried))
-        found.append(outcome)
-    return _Cut(kept, found, dict(counts))
-
-
-def _carried(row: Row, name: str) -> Any:
-    if name not in row.values:
-        raise DataError(f"row {row.place} has no column '{name}'; it has {sorted(row.values)}")
-    return row.values[name]
-
-
-@dataclass(frozen=True)
-class _CutSpan:
-    """Cutting as a worker does it: a span of the rows in, their examples out."""
-
-    rows: RowSet
-    plan: TablePlan
-
-    def __call__(self, span: tuple[int, int]) -> _Cut:
-        return _cut(self.rows, self.plan, *span)
-
-
-def _cut_all(rows: RowSet, plan: TablePlan) -> Iterator[_Cut]:
-    spans = ((at, min(at + _CHUNK, len(rows))) for at in range(0, len(rows), _CHUNK))
-    cut = in_order(_CutSpan(rows, plan), spans, plan.num_proc)
-    return counted(cut, "cutting and tokenizing", total=len(rows), step=_CHUNK)
-
-
-def _columns(cut: _Cut, plan: TablePlan, sources: dict[str, int]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {name: [] for name in (*FIXED, *plan.task.columns)}
-    for (number, source, _), examples in zip(cut.rows, cut.examples, strict=True):
-        for part, example in enumerate(examples):
-            fixed = (number, part, example.length, example.units, sources.setdefault(source, len(sources)))
-            for name, value in (*zip(FIXED, fixed, strict=True), *example.values.items()):
-                columns[name].append(value)
-    return columns
-
-
-def _schema(plan: TablePlan) -> pa.Schema:
-    fields = [(name, pa.type_for_alias(alias)) for name, alias in FIXED.items()]
-    fields += [(name, _arrow_type(column.type)) for name, column in plan.task.columns.items()]
-    return pa.schema(fields)
-
-
-def _arrow_type(alias: str) -> pa.DataType:
-    if alias.startswith("list<"):
-        return pa.list_(pa.type_for_alias(alias[len("list<") : -1]))
-    return pa.type_for_alias(alias)
-
-
-def _typed(columns: dict[str, list[Any]], schema: pa.Schema) -> list[pa.Array]:
-    arrays: list[pa.Array] = []
-    for field in schema:
-        try:
-            arrays.append(pa.array(columns[field.name], type=field.type))
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise DataError(
-                f"the column '{field.name}' holds what is no {field.type}: {error}; mend the data"
-            ) from error
-    return arrays
 
 
 def carried_columns(plugins: Iterable[Any]) -> tuple[str, ...]:

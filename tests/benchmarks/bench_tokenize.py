@@ -2,7 +2,8 @@
 
     python tests/benchmarks/bench_tokenize.py [MEGABYTES]
 
-Alternating, three times each; prints megabytes a second, their ratio, and the memory of a small and of a large input.
+Alternating, three times each; prints megabytes a second, their ratio, and the peak memory of a small and of a large
+input: with the pages of mapped files, which the system takes back when it needs them, and without.
 """
 
 from __future__ import annotations
@@ -17,22 +18,39 @@ from pathlib import Path
 from typing import Any
 
 SEQ_LENGTH = 256
-MINE = """
-import sys, time, resource
+PEAK = """
+import threading, time
+def kib(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+own = [0]
+def watch():
+    while True:
+        own[0] = max(own[0], kib("RssAnon"))
+        time.sleep(0.02)
+threading.Thread(target=watch, daemon=True).start()
+"""
+MINE = (
+    PEAK
+    + """
+import sys
 from pathlib import Path
 from hfx import World
 from hfx.resolve import resolve
 from hfx.run import Run
-data, tokenizer, num_proc = sys.argv[1:]
-fields = {"data": data, "model": tokenizer, "eval_share": 0, "seq_length": 256, "num_proc": int(num_proc)}
-run = Run(resolve(mapping=fields), Path("run"), World())
-rows = run.rows("train"), run.task
-began = time.perf_counter()
-tokens = int(run.table("train").column("length").sum())
-print("TOLD", time.perf_counter() - began, tokens, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+if __name__ == "__main__":
+    data, tokenizer, num_proc = sys.argv[1:]
+    fields = {"data": data, "model": tokenizer, "eval_share": 0, "seq_length": 256, "num_proc": int(num_proc)}
+    run = Run(resolve(mapping=fields), Path("run"), World())
+    rows = run.rows("train"), run.task
+    began = time.perf_counter()
+    tokens = int(run.table("train").column("length").sum())
+    print("TOLD", time.perf_counter() - began, tokens, kib("VmHWM"), own[0])
 """
-THEIRS = """
-import sys, time, resource
+)
+THEIRS = (
+    PEAK
+    + """
+import sys
 import datasets, transformers
 data, folder, num_proc = sys.argv[1:]
 datasets.disable_progress_bars()
@@ -46,8 +64,9 @@ if __name__ == "__main__":
     began = time.perf_counter()
     table = rows.map(cut, batched=True, num_proc=int(num_proc), remove_columns=rows.column_names)
     seconds = time.perf_counter() - began
-    print("TOLD", seconds, sum(map(len, table["input_ids"])), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print("TOLD", seconds, sum(map(len, table["input_ids"])), kib("VmHWM"), own[0])
 """
+)
 
 
 def write(path: Path, megabytes: float) -> Path:
@@ -75,8 +94,8 @@ def tokenizer(data: Path, folder: Path) -> Path:
     return folder
 
 
-def measure(code: str, *arguments: Any) -> tuple[float, int, int]:
-    """Return seconds, tokens and peak memory in KiB of a process of its own, with an empty cache."""
+def measure(code: str, *arguments: Any) -> tuple[float, int, int, int]:
+    """Return seconds, tokens and peak memory in KiB (with mapped files, without) of a process with an empty cache."""
     import subprocess
 
     with tempfile.TemporaryDirectory() as cache:
@@ -89,7 +108,11 @@ def measure(code: str, *arguments: Any) -> tuple[float, int, int]:
     if done.returncode:
         raise SystemExit(done.stderr)
     told = next(line for line in done.stdout.splitlines() if line.startswith("TOLD")).split()
-    return float(told[1]), int(told[2]), int(told[3])
+    return float(told[1]), int(told[2]), int(told[3]), int(told[4])
+
+
+def memory(run: tuple[float, int, int, int]) -> str:
+    return f"{run[2] / 1024:,.0f} MiB, {run[3] / 1024:,.0f} without mapped files"
 
 
 def main() -> None:
@@ -98,18 +121,17 @@ def main() -> None:
         data = write(Path(folder) / "rows.jsonl", megabytes)
         model = tokenizer(data, Path(folder) / "model")
         arms = {"hfx": (MINE, 1), "hfx, num_proc 2": (MINE, 2), "datasets.map, num_proc 2": (THEIRS, 2)}
-        found: dict[str, list[tuple[float, int, int]]] = {name: [] for name in arms}
+        found: dict[str, list[tuple[float, int, int, int]]] = {name: [] for name in arms}
         for _ in range(3):
             for name, (code, num_proc) in arms.items():
                 found[name].append(measure(code, data, model, num_proc))
-        base = statistics.median(seconds for seconds, _, _ in found["datasets.map, num_proc 2"])
+        base = statistics.median(run[0] for run in found["datasets.map, num_proc 2"])
         for name, runs in found.items():
             seconds = statistics.median(run[0] for run in runs)
-            memory = runs[0][2] / 1024
             speed = f"{megabytes / seconds:6.1f} MB/s  {base / seconds:5.2f}"
-            print(f"{name:26} {speed}  {runs[0][1]:,} tokens  {memory:,.0f} MiB", flush=True)
-        small = measure(MINE, write(Path(folder) / "small.jsonl", megabytes / 10), model, 1)[2] / 1024
-        print(f"memory of a tenth of the input: {small:,.0f} MiB")
+            print(f"{name:26} {speed}  {runs[0][1]:,} tokens  {memory(runs[0])}", flush=True)
+        small = measure(MINE, write(Path(folder) / "small.jsonl", megabytes / 10), model, 1)
+        print(f"memory of a tenth of the input: {memory(small)}")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from hfx import Run, World
-from hfx.errors import ConfigError, DataError
+from hfx import Run, Task, World, hookimpl
+from hfx.errors import ConfigError, DataError, PluginError
 from hfx.resolve import resolve
+from hfx.table import ArrowTable
 from hfx_plugins.samplers.balanced import Balanced
 from hfx_plugins.samplers.weighted import Weighted
+from hfx_plugins.tasks.causal_lm import CausalLM
 from hfx_plugins.tasks.classification import Classification
 
 Make = Callable[..., Run]
@@ -24,11 +26,11 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes a run on rows that are given, with a cache of its own."""
     monkeypatch.setenv("HFX_CACHE", str(tmp_path / "cache"))
 
-    def made(rows: list[dict[str, Any]], *plugins: Any) -> Run:
+    def made(rows: list[dict[str, Any]], *plugins: Any, num_proc: int = 1) -> Run:
         data = tmp_path / "rows.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         small = {"bpe": {"vocab_size": 300}, "scratch": {"hidden_size": 32, "layers": 1}}
-        fields = {"data": str(data), "eval_share": 0, "seq_length": 16, "plugins": small}
+        fields = {"data": str(data), "eval_share": 0, "seq_length": 16, "plugins": small, "num_proc": num_proc}
         return Run(resolve(mapping=fields, plugin_objects=plugins), tmp_path / "run", World())
 
     return made
@@ -71,3 +73,44 @@ def test_another_file_of_weights_is_another_plan(make: Make, tmp_path: Path) -> 
         weights.write_text(f"{first}\n" + "1\n" * 19)
         plans.append(make(rows(20), Weighted(file=str(weights))).plan_sha256())
     assert plans[0] == plans[1] != plans[2]
+
+
+class RowByRow(CausalLM):
+    """Cuts each row alone."""
+
+    @hookimpl
+    def hfx_task(self, run: Run) -> Task:
+        task = super().hfx_task(run)
+        whole = type(task).examples
+        task.__class__ = type(type(task).__name__, (type(task),), {"examples": lambda self, row: whole(self, row)})
+        return task
+
+
+class Forgetful(CausalLM):
+    """Loses the last row of each chunk."""
+
+    @hookimpl
+    def hfx_task(self, run: Run) -> Task:
+        task = super().hfx_task(run)
+        whole = type(task).examples_of  # type: ignore[attr-defined]
+        lost = {"examples_of": lambda self, rows: whole(self, rows[:-1])}
+        task.__class__ = type(type(task).__name__, (type(task),), lost)
+        return task
+
+
+def test_a_table_is_the_same_bytes_whether_rows_are_cut_alone_together_or_in_other_processes(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = [*rows(2_300, weight=lambda n: n / 7), {"text": "", "weight": 0}, {"text": "to be or " * 90, "weight": 1}]
+    found = []
+    for number, (task, num_proc) in enumerate([(RowByRow(), 1), (CausalLM(), 1), (CausalLM(), 2)]):
+        monkeypatch.setenv("HFX_CACHE", str(tmp_path / f"cache{number}"))
+        table = make(given, task, Weighted(column="weight"), num_proc=num_proc).table()
+        assert isinstance(table, ArrowTable)
+        found.append([(table.path / name).read_bytes() for name in ("table.arrow", "carried.arrow", "table.json")])
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_task_that_loses_a_row_is_one_line(make: Make) -> None:
+    with pytest.raises(PluginError, match=r"'CausalLMTask\.examples_of' returned 19 outcomes for 20 rows"):
+        make(rows(20), Forgetful()).table()

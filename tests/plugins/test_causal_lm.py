@@ -2,23 +2,27 @@ from __future__ import annotations
 
 import math
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     PreTrainedTokenizerFast,
+    PythonBackend,
 )
 
 from hfx import Drop, Place, Row, RunConfig
 from hfx.errors import ConfigError, DataError, ModelError
 from hfx.loop import causal_sum
 from hfx_plugins.tasks.causal_lm import CausalLM
+from hfx_plugins.tasks.text_impl import encode, encode_all
 
 WORDS = [f"w{number}" for number in range(40)]
 EOS, PAD, BOS = 40, 41, 42
@@ -172,6 +176,82 @@ def test_the_fingerprint_follows_every_option():
                {"min_length": 2}]  # fmt: skip
     prints = [str(task(**option).fingerprint()) for option in options] + [str(task(9).fingerprint())]
     assert len(set(prints)) == len(prints)
+
+
+# ── many rows at once ────────────────────────────────────────────────────────────────────────────────────────────────
+
+TEXTS = st.lists(st.sampled_from([*"aeorst  .,\n\té日😀", "</s>", " w1 "]), max_size=60).map("".join)
+
+
+def byte_pairs():
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    texts = ["to be or not to be", "at rest, a store of tears"]
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trained.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=300, initial_alphabet=letters))
+    return PreTrainedTokenizerFast(tokenizer_object=trained, eos_token="</s>", pad_token="<pad>")
+
+
+class Letters(PythonBackend):
+    """A tokenizer that is none of `tokenizers`."""
+
+    def get_vocab(self):
+        return {letter: at for at, letter in enumerate("abcdefghijklmnopqrstuvwxyz")}
+
+    @property
+    def vocab_size(self):
+        return 26
+
+    def _tokenize(self, text):
+        return [letter for letter in text if letter in self.get_vocab()]
+
+    def _convert_token_to_id(self, token):
+        return self.get_vocab().get(token)
+
+
+class Shouting(PreTrainedTokenizerFast):
+    """A tokenizer that does something to a text before its backend."""
+
+    def _encode_plus(self, text, *args, **kwargs):
+        return super()._encode_plus(text.replace("w1", "w2"), *args, **kwargs)
+
+
+BYTE_PAIRS = byte_pairs()
+
+
+@settings(deadline=None)
+@given(st.lists(TEXTS, max_size=40), st.booleans())
+def test_texts_that_are_encoded_together_have_the_ids_of_each_alone(texts, used):
+    if used:  # a call that leaves truncation and padding behind
+        BYTE_PAIRS(["to be", "a"], truncation=True, max_length=2, padding="max_length")
+    assert encode_all(BYTE_PAIRS, texts) == [encode(BYTE_PAIRS, text) for text in texts]
+
+
+@pytest.mark.parametrize("tokenizer", [Letters(), Shouting(tokenizer_object=TOKENIZER.backend_tokenizer)])
+def test_a_tokenizer_with_ways_of_its_own_is_asked_text_by_text(tokenizer):
+    texts = ["w1 w3", "", "abc w1"]
+    assert encode_all(tokenizer, texts) == [encode(tokenizer, text) for text in texts]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.one_of(st.none(), TEXTS), TEXTS), max_size=30),
+    st.sampled_from(["split", "truncate", "drop"]),
+    st.sampled_from(["left", "right"]),
+    st.sampled_from([None, "question"]),
+    st.integers(1, 4),
+)
+def test_rows_that_are_cut_together_have_the_parts_of_each_alone(pairs, overflow, side, prompt, least):
+    made = task(8, BYTE_PAIRS, text="text", prompt=prompt, overflow=overflow, side=side, min_length=least)
+    rows = [row(text=text, question=question) for text, question in pairs]
+    assert made.examples_of(rows) == [made.examples(one) for one in rows]
+
+
+def test_a_process_that_cuts_does_without_torch(tmp_path):
+    (tmp_path / "task").write_bytes(pickle.dumps(task()))
+    code = "import pickle, sys; made = pickle.load(open('task', 'rb')); import hfx; " \
+        "made.examples(hfx.Row({'text': 'w1'}, hfx.Place('a', 'b', 1))); sys.exit('torch' in sys.modules)"  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
 
 
 # ── columns ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -269,3 +269,20 @@ def test_an_evaluation_without_rows_has_no_figures():
 def test_figures_before_the_labels_are_known_are_refused():
     with pytest.raises(PluginError, match="before it knows its labels"):
         unfitted().metrics()
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["no", "yes", "perhaps", None]), st.sampled_from(["", "  ", "w1", "w1 w2 " * 4, None])
+        ),
+        max_size=30,
+    ),
+    st.sampled_from(["truncate", "drop"]),
+    st.sampled_from(["left", "right"]),
+)
+def test_rows_that_are_encoded_together_have_the_example_of_each_alone(pairs, overflow, side):
+    made = fitted(overflow=overflow, side=side)
+    rows = [row(text=text, label=label) for label, text in pairs]
+    assert made.examples_of(rows) == [made.examples(one) for one in rows]

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from hfx import ColumnType, Drop, Example, Row
 from hfx.errors import ConfigError, ModelError
-from hfx_plugins.tasks.text_impl import encode, frame, string, text_column
+from hfx_plugins.tasks.text_impl import encode_all, frame, string, text_column
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,10 +27,14 @@ class TokenCounts:
     """How often each token was a label: its entropy is the loss of a model that knows frequencies and no context."""
 
     def __init__(self, vocab_size: int) -> None:
+        import torch
+
         self.state: Tensor = torch.zeros(vocab_size, dtype=torch.float64)
 
     def update(self, labels: Tensor) -> None:
         """Count the labels of a batch, `(batch, seq)`."""
+        import torch
+
         seen = labels[labels != IGNORED].flatten().cpu()
         self.state += torch.bincount(seen, minlength=len(self.state)).double()
 
@@ -81,15 +84,24 @@ class CausalLMTask:
 
     def examples(self, row: Row) -> list[Example] | Drop:
         """Return the row's parts that have at least one label."""
-        column = self.text or text_column(row, "causal_lm.text", self.prompt)
-        prompt = encode(self.tokenizer, string(row, self.prompt, "causal_lm.prompt")) if self.prompt else []
-        written = string(row, column, "causal_lm.text")
-        text = encode(self.tokenizer, written) if written.strip() else []
+        return self.examples_of([row])[0]
+
+    def examples_of(self, rows: list[Row]) -> list[list[Example] | Drop]:
+        """Return each row's parts, tokenized together."""
+        texts: list[str] = []
+        prompts: list[str] = []
+        for row in rows:
+            column = self.text or text_column(row, "causal_lm.text", self.prompt)
+            prompts.append(string(row, self.prompt, "causal_lm.prompt") if self.prompt else "")
+            texts.append(string(row, column, "causal_lm.text"))
+        ids = encode_all(self.tokenizer, ["" if text.isspace() else text for text in texts] + prompts)
+        end = [int(self.tokenizer.eos_token_id)] if self.append_eos else []
+        return [self._parts(text, prompt, end) for text, prompt in zip(ids[: len(rows)], ids[len(rows) :], strict=True)]
+
+    def _parts(self, text: list[int], prompt: list[int], end: list[int]) -> list[Example] | Drop:
         if not text:
             return Drop("empty")
-        ids = [*self.prefix, *prompt, *text]
-        if self.append_eos:
-            ids.append(int(self.tokenizer.eos_token_id))
+        ids = [*self.prefix, *prompt, *text, *end]
         parts = self._cut(ids, len(self.prefix) + len(prompt) if self.prompt else 0)
         if isinstance(parts, Drop):
             return parts

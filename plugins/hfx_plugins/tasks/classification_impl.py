@@ -6,12 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import torch
-import torch.nn.functional as F
-
 from hfx import ColumnType, Drop, Example, Row
 from hfx.errors import ConfigError, DataError, ModelError, PluginError
-from hfx_plugins.tasks.text_impl import encode, frame, require, string, text_column
+from hfx_plugins.tasks.text_impl import encode_all, frame, require, string, text_column
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,10 +29,14 @@ class Confusion:
     """How often each label was taken for each: `state[label, prediction]`."""
 
     def __init__(self, labels: int) -> None:
+        import torch
+
         self.state: Tensor = torch.zeros(labels, labels, dtype=torch.float64)
 
     def update(self, labels: Tensor, logits: Tensor) -> None:
         """Count a batch: labels `(batch,)`, logits `(batch, labels)`."""
+        import torch
+
         size = len(self.state)
         pairs = (labels * size + logits.argmax(-1)).cpu()
         self.state += torch.bincount(pairs, minlength=size * size).view(size, size).double()
@@ -111,24 +112,35 @@ class ClassificationTask:
 
     def examples(self, row: Row) -> list[Example] | Drop:
         """Return the row as one example."""
+        return self.examples_of([row])[0]
+
+    def examples_of(self, rows: list[Row]) -> list[list[Example] | Drop]:
+        """Return each row as one example, tokenized together."""
+        found = [self._read(row) for row in rows]
+        ids = iter(encode_all(self.tokenizer, [text for text, label in found if isinstance(label, int)]))
+        return [self._whole(next(ids), label) if isinstance(label, int) else label for _, label in found]
+
+    def _read(self, row: Row) -> tuple[str, int | Drop]:
+        """Return the row's text and the position of its label."""
         text = string(row, self.text or text_column(row, "classification.text", self.label), "classification.text")
         label = _label(row, self.label)
         if label is None:
-            return Drop("no_label")
+            return text, Drop("no_label")
         if label not in self.labels:
-            return Drop("unknown_label")
-        before, behind = self.frame
-        ids = encode(self.tokenizer, text) if text.strip() else []
+            return text, Drop("unknown_label")
+        return ("" if text.isspace() else text), self.labels.index(label)
+
+    def _whole(self, ids: list[int], label: int) -> list[Example] | Drop:
         if not ids:
             return Drop("empty")
+        before, behind = self.frame
         room = self.seq_length - len(before) - len(behind)
         too_long = len(ids) > room
         if too_long and self.overflow == "drop":
             return Drop("too_long")
         kept = ids[:room] if self.side == "right" else ids[-room:]
         whole = [*before, *kept, *behind]
-        values = {"input_ids": whole, "label": self.labels.index(label)}
-        return [Example(values, len(whole), 1, too_long)]
+        return [Example({"input_ids": whole, "label": label}, len(whole), 1, too_long)]
 
     def draw(self, values: Values, rng: np.random.Generator) -> Values:
         """Return ids and label."""
@@ -141,10 +153,12 @@ class ClassificationTask:
 
     def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
         """Return the sum of the cross entropy over the rows."""
+        from torch.nn.functional import cross_entropy
+
         logits: Tensor = model(**{name: batch[name] for name in MODEL_INPUTS}).logits
         if isinstance(metrics, Confusion):
             metrics.update(batch["labels"], logits)
-        return F.cross_entropy(logits.float(), batch["labels"], reduction="sum")
+        return cross_entropy(logits.float(), batch["labels"], reduction="sum")
 
     def metrics(self) -> Metrics:
         """Return the confusion of labels, at zero."""
