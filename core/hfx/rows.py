@@ -87,15 +87,17 @@ class RowSet:
     def between(self, start: int, stop: int) -> Iterator[Row]:
         """Yield the rows at positions `start` to `stop`."""
         for begin in range(start, stop, _BATCH):
-            end = min(stop, begin + _BATCH)
-            chosen = (
-                self._store.slice(begin, end - begin)
-                if self._indices is None
-                else self._store.take(pa.array(self._indices[begin:end]))
-            )
-            for item in chosen.to_pylist():
+            for item in self._at(begin, min(stop, begin + _BATCH)).to_pylist():
                 place = Place(item["source"], item["file"], item["line"])
                 yield Row(json.loads(item["values"]), place, item["number"])
+
+    def _at(self, begin: int, end: int) -> pa.Table:
+        if self._indices is None:
+            return self._store.slice(begin, end - begin)
+        at = self._indices[begin:end]
+        low = int(at.min())
+        # `take` joins all chunks of what it is given: of the whole store it would copy every value, each time.
+        return self._store.slice(low, int(at.max()) + 1 - low).take(pa.array(at - low))
 
     def numbers(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the number of each row, `(len,)`."""

@@ -16,7 +16,7 @@ SCRIPT = """
 import hfx
 {definition}
 result = hfx.train(data="rows.jsonl", output="run", steps=1, seq_length=16, num_proc=2, plugins=["fp32", {plugins}],
-                   config={{"plugins": {{"bpe": {{"vocab_size": 260}}, "scratch": {{"hidden_size": 32, "layers": 1}}}}}})
+                   config={{"plugins": {{"bpe": {{"vocab_size": 260}}, "scratch": {{"layers": 1}}}}}})
 print("ended at", result.step)
 """
 OWN = """
