@@ -241,7 +241,7 @@ def in_shell(value: Any) -> str:
 
 
 def in_python(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    return json.dumps(value) if isinstance(value, str | list) else repr(value)
 
 
 # ── Markdown ─────────────────────────────────────────────────────────────────────────────────────────────────────────
