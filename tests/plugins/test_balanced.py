@@ -9,23 +9,14 @@ from hypothesis import strategies as st
 
 import hfx
 from hfx.errors import ConfigError, DataError
-from hfx.testing import Check, plugin_checks
 from hfx_plugins.models.scratch import Scratch
 from hfx_plugins.samplers.balanced import Balanced
 from hfx_plugins.samplers.shuffle import Shuffle
 from hfx_plugins.tasks.classification import Classification
 from sampled import Columns, Sampling, assert_slices_compose, furthest, whole
 
-OPTIONS = [{}, {"mode": "under"}, {"shares": {"even": 1, "odd": 3}}]
-CHECKS = [check for options in OPTIONS for check in plugin_checks(Balanced, options=options)]
-
 calm = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 labels = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=80)
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=str)
-def test_balanced_conforms(check: Check) -> None:
-    check()
 
 
 def sampler(cache, values, seed=0, streams=False, **options):

@@ -6,7 +6,6 @@ import pytest
 
 from hfx import Place, Row
 from hfx.errors import DataError
-from hfx.testing import Check, plugin_checks
 from hfx_plugins.cleaning.exact_dedup import ExactDedup
 
 
@@ -14,11 +13,6 @@ def rows_of(*values, numbers=None):
     numbers = numbers or range(len(values))
     made = [value if isinstance(value, dict) else {"text": value} for value in values]
     return [Row(value, Place("s", "f", n + 1), n) for n, value in zip(numbers, made, strict=True)]
-
-
-@pytest.mark.parametrize("check", plugin_checks(ExactDedup, options={"lowercase": True}), ids=str)
-def test_exact_dedup_conforms(check: Check) -> None:
-    check()
 
 
 def test_of_equal_texts_the_lowest_number_stays_whatever_the_order():

@@ -34,7 +34,6 @@ def as_text(text: str, **options: Any) -> str:
 @pytest.mark.parametrize(
     "check",
     [
-        *plugin_checks(Html),
         *plugin_checks(Html, rows=[{"text": f"<p>row {n}</p>" if n % 2 else "<script>x</script>"} for n in range(40)]),
         *plugin_checks(
             Html, options={"main_text": True}, rows=[{"text": PAGE.replace("Heading", f"H{n}")} for n in range(20)]

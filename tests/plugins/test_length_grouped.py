@@ -1,24 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hfx.testing import Check, plugin_checks
 from hfx_plugins.samplers import length_grouped_impl
 from hfx_plugins.samplers.length_grouped import LengthGrouped
 from sampled import Columns, Sampling, assert_slices_compose, whole
 
-CHECKS = [check for batches in (2, 50) for check in plugin_checks(LengthGrouped, options={"batches": batches})]
-
 calm = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 lengths = st.lists(st.integers(1, 2_000), min_size=1, max_size=80)
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=str)
-def test_length_grouped_conforms(check: Check) -> None:
-    check()
 
 
 def sampler(cache, values, seed=0, batch_size=4, batches=3):

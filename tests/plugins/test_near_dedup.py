@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from hfx import Place, Row
 from hfx.errors import DataError
-from hfx.testing import Check, plugin_checks
 from hfx_plugins.cleaning import near_dedup_clusters_impl, near_dedup_impl
 from hfx_plugins.cleaning.near_dedup import NearDedup
 from hfx_plugins.cleaning.near_dedup_shingles_impl import shingles
@@ -59,11 +58,6 @@ def survivors(texts, threshold):
             low, high = sorted([roots[left], roots[right]])
             roots = [low if root == high else root for root in roots]
     return set(roots)
-
-
-@pytest.mark.parametrize("check", plugin_checks(NearDedup, options={"threshold": 0.8, "ngram": 3}), ids=str)
-def test_near_dedup_conforms(check: Check) -> None:
-    check()
 
 
 # ── shingles ─────────────────────────────────────────────────────────────────────────────────────────────────────────

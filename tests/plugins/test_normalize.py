@@ -26,9 +26,7 @@ def mended(text: str, **options: Any) -> tuple[str, list[str]]:
 @pytest.mark.parametrize(
     "check",
     [
-        *plugin_checks(Normalize),
         *plugin_checks(Normalize, rows=[{"text": f"row {n}\r\n sch\u00c3\u00b6n\u200b {n}"} for n in range(20)]),
-        *plugin_checks(Normalize, options={"encoding": False, "columns": ["text"]}),
     ],
     ids=str,
 )

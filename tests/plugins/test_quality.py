@@ -173,7 +173,6 @@ NOISY = [{"text": text, "label": "x"} for number in range(10) for text in (f"{GO
          f"Short {number}.", f"{GOOD}\n{{ {number} }} is it.")]  # fmt: skip
 CHECKS = [
     *plugin_checks(Quality, rows=NOISY),
-    *plugin_checks(Quality, options={"rules": ["gopher"], "gopher_min_words": 20}),
 ]
 
 

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import atexit
 import datetime
 import decimal
-import shutil
 import sqlite3
 import sys
-import tempfile
 import types
 from pathlib import Path
 
@@ -15,13 +12,9 @@ from pydantic import ValidationError
 
 from hfx import BadRow
 from hfx.errors import ConfigError, DataError, RemoteError
-from hfx.testing import Check, plugin_checks
 from hfx.testing.tiny import tiny_rows
 from hfx_plugins.sources.sql import Sql
 from hfx_plugins.sources.sql_impl import _has_order
-
-FOLDER = Path(tempfile.mkdtemp(prefix="hfx-sql-"))
-atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 
 def shop(path: Path, rows=None) -> Path:
@@ -31,14 +24,6 @@ def shop(path: Path, rows=None) -> Path:
             connection.execute("INSERT INTO reviews VALUES (?, ?, ?)", (number, row["text"], row["label"]))
     connection.close()
     return path
-
-
-OPTIONS = {"database": str(shop(FOLDER / "kit.db")), "table": "reviews", "order_by": "id"}
-
-
-@pytest.mark.parametrize("check", plugin_checks(Sql, options=OPTIONS), ids=str)
-def test_sql_conforms(check: Check) -> None:
-    check()
 
 
 @pytest.fixture

@@ -23,15 +23,9 @@ from pydantic import ValidationError
 
 from hfx import BadRow
 from hfx.errors import ConfigError, DataError, RemoteError
-from hfx.testing import Check, plugin_checks
 from hfx_plugins.sources.files import Files
 from hfx_plugins.sources.stream import Stream
 from range_server import Manners, RangeServer
-
-
-@pytest.mark.parametrize("check", plugin_checks(Stream, options={"block": 15}), ids=str)
-def test_stream_conforms(check: Check) -> None:
-    check()
 
 
 @pytest.fixture
