@@ -160,10 +160,10 @@ class Run(Parts):
         finally:
             if "backend" in self._parts:
                 self.backend.close()
-            # An engine whose threads are left to the interpreter's exit may abort it.
             for name in ("schedule", "optimizer", "module", "model", "backend"):
                 self._parts.pop(name, None)
-            gc.collect()
+            if self.world.size > 1:
+                gc.collect()  # an engine whose threads are left to the interpreter's exit may abort it
 
     def result(self) -> RunResult:
         """Return how the run stands."""

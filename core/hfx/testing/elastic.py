@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from hfx.testing.bench import Bench
 
 STEPS = 24
+"""Global batches that the two assertions look at."""
+_KIT_STEPS = 12
+"""The same for the checks of the kit: an epoch of its forty rows, and into the next one."""
 WORLDS = range(1, 9)
 _RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
@@ -70,7 +73,7 @@ def assert_elastic(
     is_the_same_on_any_number_of_ranks(Bench.of(plugin, options or {}, config or {}, rows), steps)
 
 
-def resumes_at_every_step(bench: Bench, steps: int = STEPS) -> None:
+def resumes_at_every_step(bench: Bench, steps: int = _KIT_STEPS) -> None:
     """A position alone is enough to go on: restored at every step, all that follows is the same."""
     with bench.run(steps=steps) as run:
         whole = _from(run, run.position, steps)
@@ -80,7 +83,7 @@ def resumes_at_every_step(bench: Bench, steps: int = STEPS) -> None:
         assert tail == whole[done:], f"resumed at step {done}, the run goes on with other rows than before"
 
 
-def is_the_same_on_any_number_of_ranks(bench: Bench, steps: int = STEPS) -> None:
+def is_the_same_on_any_number_of_ranks(bench: Bench, steps: int = _KIT_STEPS) -> None:
     """Ranks come and go: each computes the same batches from the same position, and takes a slice of them."""
     with bench.run(steps=steps) as run:
         whole, start = _from(run, run.position, steps), run.position
