@@ -47,11 +47,7 @@ def output_of(resolved: Resolved, world: World) -> Path:
             raise UsageError("several processes need one place to write to; give '--output'")
         name = Path(config.model or "scratch").stem.replace("/", "-")
         output = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
-    if (
-        config.resume == "never"
-        and (output / RUN_FILE).exists()
-        and not os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") > "0"
-    ):
+    if config.resume == "never" and (output / RUN_FILE).exists() and not _restarted():
         raise ConfigError(f"'{output}' holds a run; go on with '--resume auto', or choose another '--output'")
     if output.is_dir() and not (output / RUN_FILE).exists() and any(f.name != LOCK_FILE for f in output.iterdir()):
         raise ConfigError(f"'{output}' holds other things and no run; choose another '--output'")
