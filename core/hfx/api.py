@@ -100,8 +100,8 @@ def main(run: Run) -> RunResult:
         return _train(run)
     except torch.OutOfMemoryError as error:
         raise DeviceMemoryError(
-            f"the device ran out of memory at step {run.step}; lower 'micro_batch_size' (the result changes in its last bits only), "
-            "or add '--plugin gradient_checkpointing'"
+            f"the device ran out of memory at step {run.step}; lower 'micro_batch_size' (the result changes in its "
+            "last bits only), or add '--plugin gradient_checkpointing'"
         ) from error
     except OSError as error:
         if isinstance(error, HfxError) or error.filename is None:
