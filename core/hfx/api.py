@@ -144,12 +144,23 @@ def _train(run: Run) -> RunResult:
             _take_back(run)
         raise
     if result.stopped not in STOP_SIGNALS:
-        run.hooks.export(run=run, path=run.output / "model")
+        run.hooks.export(run=run, path=_place_of_model(run))
     run.backend.barrier()
     if result.stopped in STOP_SIGNALS and run.world.is_main:
         again = f"hfx train --resume {run.output}"
         print(f"stopped by {result.stopped} at step {run.step}, saved; go on with '{again}'", file=sys.stderr)
     return result
+
+
+def _place_of_model(run: Run) -> Path:
+    """Return the folder of the exported model; over a file transformers would write nothing, and only log that."""
+    path = run.output / "model"
+    if path.exists() and not path.is_dir():
+        raise StorageError(
+            f"'{path}' is a file, so the model was not exported; move it away, "
+            f"then 'hfx train --resume {run.output}' exports it"
+        )
+    return path
 
 
 def _take_back(run: Run) -> None:

@@ -225,3 +225,20 @@ def test_the_demo_recipe_says_that_it_is_one_and_the_run_file_holds_the_versions
     assert "demo recipe" in done.stderr
     version = importlib.metadata.version("hfx")
     assert f"# 'lion' (hfx {version})" in (folder / "demo" / "run.yaml").read_text().splitlines()
+
+
+def test_a_file_in_the_place_of_the_model_is_an_error_and_the_resumed_run_exports(folder: Path) -> None:
+    assert train(folder, "--steps", "2", "--output", "blocked").returncode == 0
+    model = folder / "blocked" / "model"
+    shutil.rmtree(model)
+    model.write_text("in the way")
+    done = train(folder, "--steps", "2", "--output", "blocked", "--resume", "auto")
+    assert done.returncode == 1
+    assert "'blocked/model' is a file" in done.stderr
+    assert model.read_text() == "in the way"
+    model.unlink()
+    again = subprocess.run(
+        [sys.executable, "-m", "hfx", "train", "--resume", "blocked"], cwd=folder, env=environment(folder), check=False
+    )
+    assert again.returncode == 0
+    assert (model / "model.safetensors").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,14 +73,16 @@ def test_a_run_that_fails_while_it_reads_its_data_leaves_a_line(folder: Path) ->
     assert line["data"] is None
 
 
-def test_a_run_that_fails_while_it_trains_leaves_a_line_with_its_data(folder: Path) -> None:
-    (folder / "run").mkdir()
-    (folder / "run" / "checkpoints").write_text("a file where a folder has to be")
-    done = hfx(folder, "train", *SMALL, "--acme-docs.database", "acme.db", "--output", "run")
+def test_a_run_that_fails_after_it_read_its_data_leaves_a_line_with_them(folder: Path) -> None:
+    words = (*SMALL, "--acme-docs.database", "acme.db", "--output", "run")
+    assert hfx(folder, "train", *words).returncode == 0
+    shutil.rmtree(folder / "run" / "model")
+    (folder / "run" / "model").write_text("a file where a folder has to be")
+    done = hfx(folder, "train", *words, "--steps", "4", "--resume", "auto")
     assert done.returncode == 1, done.stderr
-    [line] = lines(folder)
+    line = lines(folder)[-1]
     assert line["outcome"] == "failed"
-    assert "checkpoints" in line["error"]
+    assert "model" in line["error"]
     assert line["data"].keys() == {"train", "eval"}
 
 
