@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python tests/offline.py $(BIN)/python -m pytest
+# A file's tests share what they made, so a file stays with one process.
+SPREAD := -n auto --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -18,7 +20,7 @@ demo: $(VENV)/ready ## train on the standard library's source, then write some t
 	@echo "run: runs/demo"
 
 test: $(VENV)/ready-dev ## run the tests (without those marked slow), the network blocked
-	$(PYTEST) -m 'not slow and not drives'
+	$(PYTEST) $(SPREAD) -m 'not slow and not drives'
 
 check: $(VENV)/ready-dev ## lint, types, import rules, stale pages
 	$(BIN)/ruff check .
@@ -28,7 +30,7 @@ check: $(VENV)/ready-dev ## lint, types, import rules, stale pages
 	$(BIN)/python docs/reference.py --check
 
 slow: $(VENV)/ready-dev ## run the long tests
-	$(PYTEST) -m 'slow and not drives'
+	$(PYTEST) $(SPREAD) -m 'slow and not drives'
 
 drives: $(VENV)/ready-drives ## drive the contract through DDP, ZeRO, FSDP, packing, streams and frozen parameters
 	$(PYTEST) tests/contract

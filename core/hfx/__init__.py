@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hfx.protocols import Drop as Drop
     from hfx.protocols import Drops as Drops
     from hfx.protocols import Example as Example
+    from hfx.protocols import Executor as Executor
     from hfx.protocols import Metrics as Metrics
     from hfx.protocols import Place as Place
     from hfx.protocols import Precision as Precision
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from hfx.protocols import Rows as Rows
     from hfx.protocols import RunResult as RunResult
     from hfx.protocols import Sampler as Sampler
+    from hfx.protocols import SketchedStep as SketchedStep
     from hfx.protocols import Source as Source
     from hfx.protocols import Step as Step
     from hfx.protocols import StepResult as StepResult
@@ -57,9 +59,9 @@ _HOMES = {
     "Run": "run", "RunConfig": "config", "ParamGroups": "params", "TorchBackend": "backend", "permute": "order",
 }  # fmt: skip
 _HOMES |= dict.fromkeys(
-    ["BadRow", "Backend", "Batcher", "ColumnType", "Drop", "Drops", "Example", "Metrics", "Place", "Precision",
-     "Problem", "Row", "Rows", "RunResult", "Sampler", "Source", "Step", "StepResult", "Table", "TableStep", "Task",
-     "World"],
+    ["BadRow", "Backend", "Batcher", "ColumnType", "Drop", "Drops", "Example", "Executor", "Metrics", "Place",
+     "Precision", "Problem", "Row", "Rows", "RunResult", "Sampler", "SketchedStep", "Source", "Step", "StepResult",
+     "Table", "TableStep", "Task", "World"],
     "protocols",
 )  # fmt: skip
 _HOMES |= dict.fromkeys(["ConfigError", "DataError", "HfxError", "ModelError", "RemoteError", "nearest"], "errors")

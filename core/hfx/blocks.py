@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from hfx.prepare import TablePlan, prepare_table
 from hfx.protocols import BadRow, Row, Rows, Source, Table
+from hfx.reading import Reading
 from hfx.rows import RowSet
-from hfx.stages import Reading, prepare_rows
+from hfx.stages import prepare_rows
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from hfx.order import Order, Position
     from hfx.prepare import TablePlan
     from hfx.protocols import Backend, Batcher, Precision, Rows, Sampler, Table, Task, World
+    from hfx.reading import Reading
     from hfx.resolve import Resolved
     from hfx.rows import RowSet
     from hfx.run import Run
-    from hfx.stages import Reading
     from hfx.table import ArrowTable
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class Parts:
         return cast("RowSet", self._parts[label])
 
     def _reading(self, rows: Rows) -> Reading:
-        from hfx.stages import Reading
+        from hfx.reading import Reading
 
         stop = rows.block if not rows.source.indexed else None
         return Reading(self.config.max_bad_rows, self.config.num_proc, 0, stop)

@@ -162,6 +162,39 @@ class TableStep(Protocol):
         """Return the numbers of the rows to drop, each with its reason."""
 
 
+@runtime_checkable
+class SketchedStep(TableStep, Protocol):
+    """A whole-table step that looks at parts of the rows on their own: several processes or machines can share it.
+
+    The core calls these two instead of `drops`; the outcome is the same for any number of parts.
+    """
+
+    def sketch(self, rows: Iterable[Row], folder: Path) -> None:
+        """Write into the empty folder what deciding has to know of these rows."""
+
+    def decide(self, folders: Sequence[Path]) -> Mapping[int, str]:
+        """Return what `drops` would, from the sketches of all rows: each row is in one of them, in order."""
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Machines that share the steps of a preparation; a plugin is itself the executor, and wraps the source with it."""
+
+    @property
+    def tasks(self) -> int:
+        """Into how many parts the rows are cut."""
+
+    def run(self, work: Callable[[int], None], number: int, folder: Path) -> None:
+        """Call `work(index)` for each index below `number`, anywhere, in any order; return when all are done.
+
+        `work` can be pickled. It reads from the cache and writes into `folder`, so these have to be seen from
+        everywhere; calling it again for what is done does nothing. Logs belong into the folder, too.
+
+        Raises:
+            HfxError: a part failed.
+        """
+
+
 class Drops(dict[int, str]):
     """What a whole-table step may return: the reasons by row number, and what it found out for the data report."""
 
@@ -179,10 +212,16 @@ class Rows:
     steps: tuple[Step | TableStep, ...] = ()
     block: int = 10_000
     """Rows read at a time where the source is a stream."""
+    executor: Executor | None = None
+    """Who works on the steps; None: `num_proc` processes of this machine."""
 
     def then(self, step: Step | TableStep) -> Rows:
         """Return the same rows with one more step at the end."""
         return replace(self, steps=(*self.steps, step))
+
+    def on(self, executor: Executor) -> Rows:
+        """Return the same rows, whose steps an executor works on."""
+        return replace(self, executor=executor)
 
 
 # ── Tasks and tables ─────────────────────────────────────────────────────────────────────────────────────────────────

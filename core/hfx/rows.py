@@ -7,7 +7,7 @@ their columns. Evaluation rows are chosen by content hash, so equal rows are nev
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -76,7 +76,15 @@ class RowSet:
         return RowReport(**json.loads((self.stage / "report.json").read_text()))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_store"}
+        state = {key: value for key, value in self.__dict__.items() if key != "_store"}
+        if isinstance(self._indices, np.memmap):  # as an array it would travel whole, to every process
+            state["_indices"] = Path(str(self._indices.filename))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(kept := state["_indices"], Path):
+            self._indices = np.load(kept, mmap_mode="r")
 
     def __len__(self) -> int:
         return self._store.num_rows if self._indices is None else len(self._indices)
@@ -147,6 +155,20 @@ def write_store(rows: Iterator[Row], path: Path) -> int:
         while chunk := list(islice(rows, _BATCH)):
             count += len(chunk)
             writer.write_batch(_record_batch(chunk))
+    return count
+
+
+def copy_store(folders: Sequence[Path], path: Path) -> int:
+    """Write the rows of several stores, one after the other, into one of an existing folder; return how many."""
+    count = 0
+    with pa.OSFile(str(path / "rows.arrow"), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+        for folder in folders:
+            with pa.memory_map(str(folder / "rows.arrow")) as file:
+                reader = pa.ipc.open_file(file)
+                for index in range(reader.num_record_batches):
+                    batch = reader.get_batch(index)
+                    count += batch.num_rows
+                    writer.write_batch(batch)
     return count
 
 

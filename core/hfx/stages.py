@@ -2,46 +2,31 @@
 
 The first stage reads the source and runs the row steps before the first whole-table step; a whole-table step keeps only
 which rows it leaves; what follows starts from there. So another threshold of a deduplication reads nothing anew.
-Whatever is dropped or changed is written down: its number, place, step and reason, and some rows as they were before.
+Whatever is dropped or changed is written down (see `outcomes.py`).
+
+Rows with an executor are read first, into a store of their own, and then worked on in parts (see `spread.py`); the
+stages are the same, under the same keys.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from hfx.cache import cached, content_key
-from hfx.errors import DataError
-from hfx.protocols import BadRow, Drop, Row, Rows, Step, TableStep, Values
-from hfx.rows import ROWS_VERSION, RowReport, RowSet, encoded, write_store
+from hfx.outcomes import Outcomes, noted
+from hfx.protocols import Executor, Row, Rows, SketchedStep, Source, Step, TableStep
+from hfx.reading import QUARANTINE, Reading, read_rows, refuse_bad
+from hfx.rows import ROWS_VERSION, RowReport, RowSet, write_store
+from hfx.spread import Processes, SketchPart, StepPart, parts_of, put_together
+from hfx.stepping import stepped
 from hfx.waiting import counted
-from hfx.workers import in_order
-
-_CHUNK = 1_000
-SHOWN = 50
-"""Rows kept as they were, for each reason: what `hfx data sample` shows."""
-_OUTCOMES = pa.schema(
-    [("number", pa.int64()), ("source", pa.string()), ("file", pa.string()), ("line", pa.int64()),
-     ("reason", pa.string()), ("dropped", pa.bool_()), ("before", pa.large_string())]
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How rows are read: which of them, how many may be unreadable, and on how many processes the steps run."""
-
-    max_bad_rows: int = 0
-    num_proc: int = 1
-    start: int = 0
-    stop: int | None = None
 
 
 def prepare_rows(rows: Rows, cache: Path, reading: Reading) -> RowSet:
@@ -50,16 +35,14 @@ def prepare_rows(rows: Rows, cache: Path, reading: Reading) -> RowSet:
     Raises:
         DataError: more rows than `max_bad_rows` cannot be read.
     """
+    stages = _Stages(cache, reading, rows.executor)
     groups = runs_of_steps(rows.steps)
     first: list[Step] = []
     if groups and isinstance(groups[0], list):
         first, *groups = groups  # type: ignore[assignment]
-    key = content_key(ROWS_VERSION, rows.source.fingerprint(), reading.start, reading.stop, _identities(first))
-    path = cached(cache / "rows" / key, lambda at: _write_first(rows, first, reading, at, key))
-    found = RowSet(path, None, key)
-    _refuse_bad(found.report, reading.max_bad_rows)
+    found = stages.first(rows.source, first)
     for group in groups:
-        found = _left_by(group, found, cache) if isinstance(group, TableStep) else _after(group, found, cache, reading)
+        found = stages.left_by(group, found) if isinstance(group, TableStep) else stages.after(group, found)
     return found
 
 
@@ -80,198 +63,90 @@ def _identities(steps: Iterable[Step | TableStep]) -> list[Any]:
     return [[step.name, step.version, step.options()] for step in steps]
 
 
-# ── row steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True)
+class _Stages:
+    """Makes the stages of one source, or finds them; how they are worked on changes nothing about them."""
+
+    cache: Path
+    reading: Reading
+    executor: Executor | None
+
+    def first(self, source: Source, steps: Sequence[Step]) -> RowSet:
+        """Return the rows that the source yields and the first row steps leave."""
+        key = content_key(ROWS_VERSION, source.fingerprint(), self.reading.start, self.reading.stop, _identities(steps))
+        elsewhere = self.executor if steps else None
+
+        def build(path: Path) -> None:
+            report = RowReport(stages=[key])
+            if elsewhere:
+                read = self.first(source, [])
+                report = replace(read.report, stages=[key])
+                shutil.copyfile(read.path / QUARANTINE, path / QUARANTINE)
+                self._in_parts(read, steps, elsewhere, path, report)
+            else:
+                self._here(read_rows(source, self.reading, path, report), steps, path, report)
+
+        found = RowSet(cached(self.cache / "rows" / key, build), None, key)
+        refuse_bad(found.report, self.reading.max_bad_rows)
+        return found
+
+    def after(self, steps: Sequence[Step], before: RowSet) -> RowSet:
+        """Return the rows that row steps leave of a stage's."""
+        key = content_key(ROWS_VERSION, before.fingerprint, _identities(steps))
+
+        def build(path: Path) -> None:
+            report = before.report
+            report.stages.append(key)
+            if self.executor:
+                self._in_parts(before, steps, self.executor, path, report)
+            else:
+                self._here(iter(before), steps, path, report)
+
+        return RowSet(cached(self.cache / "rows" / key, build), None, key)
+
+    def _here(self, rows: Iterator[Row], steps: Sequence[Step], path: Path, report: RowReport) -> None:
+        with Outcomes(path, report) as outcomes:
+            rows = counted(rows, "reading rows")
+            report.kept = write_store(stepped(rows, steps, self.reading.num_proc, outcomes) if steps else rows, path)
+        _write_report(report, path)
+
+    def _in_parts(self, rows: RowSet, steps: Sequence[Step], executor: Executor, path: Path, report: RowReport) -> None:
+        with parts_of(rows, StepPart(tuple(steps)), executor, self._parts(report)) as parts:
+            put_together(parts, path, report)
+        _write_report(report, path)
+
+    def _parts(self, report: RowReport) -> Path:
+        return self.cache / "parts" / report.stages[-1]
+
+    def left_by(self, step: TableStep, before: RowSet) -> RowSet:
+        """Return the rows of a stage that a whole-table step leaves."""
+        key = content_key(ROWS_VERSION, before.fingerprint, _identities([step]))
+
+        def build(path: Path) -> None:
+            report = before.report
+            report.stages.append(key)
+            drops = self._drops(step, before, report)
+            numbers = before.numbers()
+            dropped = np.isin(numbers, np.fromiter(drops, np.int64, len(drops)))
+            with Outcomes(path, report) as outcomes:
+                gone = before.where(dropped, "dropped")
+                outcomes.add(noted((row, f"{step.name}.{drops[row.number]}", True, row.values) for row in gone))
+            if facts := getattr(drops, "facts", None):
+                report.facts[step.name] = facts
+            report.kept = int((~dropped).sum())
+            np.save(path / "kept.npy", before.positions(~dropped))
+            _write_report(report, path)
+
+        stage = cached(self.cache / "rows" / key, build)
+        return RowSet(before.path, np.load(stage / "kept.npy", mmap_mode="r"), key, stage)
+
+    def _drops(self, step: TableStep, before: RowSet, report: RowReport) -> Mapping[int, str]:
+        executor = self.executor or Processes(self.reading.num_proc)
+        if executor.tasks == 1 or not isinstance(step, SketchedStep):
+            return step.drops(before)
+        with parts_of(before, SketchPart(step), executor, self._parts(report)) as parts:
+            return step.decide(parts)
 
 
-def _write_first(rows: Rows, steps: Sequence[Step], reading: Reading, path: Path, key: str) -> None:
-    report = RowReport(stages=[key])
-    _write_stage(_read(rows, path, reading, report), steps, reading.num_proc, path, report)
-
-
-def _after(steps: Sequence[Step], before: RowSet, cache: Path, reading: Reading) -> RowSet:
-    key = content_key(ROWS_VERSION, before.fingerprint, _identities(steps))
-
-    def build(path: Path) -> None:
-        report = before.report
-        report.stages.append(key)
-        _write_stage(iter(before), steps, reading.num_proc, path, report)
-
-    return RowSet(cached(cache / "rows" / key, build), None, key)
-
-
-def _write_stage(rows: Iterator[Row], steps: Sequence[Step], num_proc: int, path: Path, report: RowReport) -> None:
-    with _Outcomes(path, report) as outcomes:
-        rows = counted(rows, "reading rows")
-        report.kept = write_store(_stepped(rows, steps, num_proc, outcomes) if steps else rows, path)
+def _write_report(report: RowReport, path: Path) -> None:
     (path / "report.json").write_text(json.dumps(asdict(report)))
-
-
-def _read(rows: Rows, path: Path, reading: Reading, report: RowReport) -> Iterator[Row]:
-    with (path / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:
-        for number, row in enumerate(rows.source.read(reading.start), start=reading.start):
-            if reading.stop is not None and number >= reading.stop:
-                return
-            report.read += 1
-            if isinstance(row, Row):
-                row.number = number
-                yield row
-                continue
-            report.bad += 1
-            report.first_bad = report.first_bad or f"{row.place}: {row.reason}"
-            quarantine.write(json.dumps({"number": number, **asdict(row.place), "reason": row.reason}) + "\n")
-            if report.bad > reading.max_bad_rows:
-                raise DataError(_bad_rows(report, row))
-
-
-def _bad_rows(report: RowReport, row: BadRow) -> str:
-    if report.bad == 1:
-        return f"cannot read row {row.place}: {row.reason}; mend it, or allow bad rows with '--max-bad-rows 100'"
-    return f"{report.bad} rows cannot be read, the first one {report.first_bad}; mend them, or raise 'max_bad_rows'"
-
-
-def _refuse_bad(report: RowReport, max_bad_rows: int) -> None:
-    if report.bad > max_bad_rows:
-        raise DataError(
-            f"{report.bad} rows cannot be read, the first one {report.first_bad}; "
-            f"mend them, or allow them with '--max-bad-rows {report.bad}'"
-        )
-
-
-@dataclass(frozen=True)
-class _Apply:
-    """Row steps as a worker runs them: a chunk of rows in, what is left and what happened out."""
-
-    steps: tuple[Step, ...]
-
-    def __call__(self, rows: list[Row]) -> tuple[list[Row], list[_Outcome]]:
-        happened: list[_Outcome] = []
-        for step in self.steps:
-            before = [(_copy(row.values), len(row.reasons)) for row in rows]
-            outcomes = step.apply(rows)
-            if len(outcomes) != len(rows):
-                raise DataError(
-                    f"the step '{step.name}' returned {len(outcomes)} outcomes for {len(rows)} rows; "
-                    "it has to return one for each"
-                )
-            for row, (values, reasons), outcome in zip(rows, before, outcomes, strict=True):
-                if isinstance(outcome, Drop):
-                    happened.append(_Outcome(row, f"{step.name}.{outcome.reason}", True, values))
-                else:
-                    happened += [_Outcome(row, reason, False, values) for reason in outcome.reasons[reasons:]]
-            rows = [outcome for outcome in outcomes if isinstance(outcome, Row)]
-        return rows, _shown(happened)
-
-
-def _copy(value: Any) -> Any:
-    """Return a copy that a step's changes in place do not reach; what cannot be changed is shared."""
-    if isinstance(value, dict):
-        return {key: _copy(inner) for key, inner in value.items()}
-    return [_copy(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _shown(happened: list[_Outcome]) -> list[_Outcome]:
-    """Return what happened without more values than will be kept: it travels between processes."""
-    seen: Counter[str] = Counter()
-    result = []
-    for outcome in happened:
-        seen[outcome.reason] += 1
-        row = Row({}, outcome.row.place, outcome.row.number)
-        result.append(replace(outcome, row=row, before=outcome.before if seen[outcome.reason] <= SHOWN else None))
-    return result
-
-
-def _stepped(rows: Iterator[Row], steps: Sequence[Step], num_proc: int, outcomes: _Outcomes) -> Iterator[Row]:
-    chunks = iter(lambda: list(islice(rows, _CHUNK)), [])
-    for kept, happened in in_order(_Apply(tuple(steps)), chunks, num_proc):
-        outcomes.add(happened)
-        yield from kept
-
-
-# ── whole-table steps ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _left_by(step: TableStep, before: RowSet, cache: Path) -> RowSet:
-    key = content_key(ROWS_VERSION, before.fingerprint, _identities([step]))
-
-    def build(path: Path) -> None:
-        report = before.report
-        report.stages.append(key)
-        drops = step.drops(before)
-        numbers = before.numbers()
-        dropped = np.isin(numbers, np.fromiter(drops, np.int64, len(drops)))
-        with _Outcomes(path, report) as outcomes:
-            gone = before.where(dropped, "dropped")
-            outcomes.add(_Outcome(row, f"{step.name}.{drops[row.number]}", True, row.values) for row in gone)
-        if facts := getattr(drops, "facts", None):
-            report.facts[step.name] = facts
-        report.kept = int((~dropped).sum())
-        np.save(path / "kept.npy", before.positions(~dropped))
-        (path / "report.json").write_text(json.dumps(asdict(report)))
-
-    stage = cached(cache / "rows" / key, build)
-    return RowSet(before.path, np.load(stage / "kept.npy", mmap_mode="r"), key, stage)
-
-
-# ── what happened ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """A row that a step dropped or changed, why, and its values before."""
-
-    row: Row
-    reason: str
-    dropped: bool
-    before: Values | None
-
-
-class _Outcomes:
-    """The file `outcomes.arrow` of a stage, and the report's counts."""
-
-    def __init__(self, path: Path, report: RowReport) -> None:
-        self._sink = pa.OSFile(str(path / "outcomes.arrow"), "wb")
-        self._writer = pa.ipc.new_file(self._sink, _OUTCOMES)
-        self._report = report
-        self._counts = {True: Counter(report.dropped), False: Counter(report.changed)}
-        self._waiting: list[_Outcome] = []
-        self._kept: Counter[str] = Counter()
-
-    def __enter__(self) -> _Outcomes:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._flush()
-        self._writer.close()
-        self._sink.close()
-        self._report.dropped, self._report.changed = dict(self._counts[True]), dict(self._counts[False])
-
-    def add(self, outcomes: Iterable[_Outcome]) -> None:
-        """Write down what happened to some rows."""
-        for outcome in outcomes:
-            self._counts[outcome.dropped][outcome.reason] += 1
-            self._waiting.append(outcome)
-            if len(self._waiting) >= _CHUNK:
-                self._flush()
-
-    def _flush(self) -> None:
-        columns: list[list[Any]] = [[] for _ in _OUTCOMES]
-        for outcome in self._waiting:
-            self._kept[outcome.reason] += 1
-            shown = self._kept[outcome.reason] <= SHOWN and outcome.before is not None
-            place = outcome.row.place
-            line = (outcome.row.number, place.source, place.file, place.row, outcome.reason, outcome.dropped,
-                    encoded(outcome.before or {}) if shown else None)  # fmt: skip
-            for column, value in zip(columns, line, strict=True):
-                column.append(value)
-        if self._waiting:
-            self._writer.write_batch(pa.record_batch(columns, schema=_OUTCOMES))
-        self._waiting = []
-
-
-def outcomes_of(rows: RowSet) -> Iterator[dict[str, Any]]:
-    """Yield what happened to the rows in every stage: number, source, file, line, reason, dropped, before."""
-    for stage in rows.report.stages:
-        with pa.memory_map(str(rows.stage.parent / stage / "outcomes.arrow")) as file:
-            reader = pa.ipc.open_file(file)
-            for index in range(reader.num_record_batches):
-                yield from reader.get_batch(index).to_pylist()

@@ -13,8 +13,10 @@ import pytest
 
 from hfx import BadRow, Drop, Drops, Place, Row, Rows
 from hfx.errors import DataError
+from hfx.outcomes import SHOWN, outcomes_of
+from hfx.reading import Reading
 from hfx.rows import RowSet
-from hfx.stages import SHOWN, Reading, outcomes_of, prepare_rows
+from hfx.stages import prepare_rows
 
 
 @dataclass

@@ -11,13 +11,14 @@ import pytest
 from hfx import Plugin, hookimpl
 from hfx.implementations import ROLES
 from hfx.testing import Check, plugin_checks
+from wrong import executor, source_wrapper
 from wrong.heavy import Heavy
-from wrong.source_wrapper import RIGHT
 
 SUBJECTS = [
     *ROLES,
     "plugin",
     "listener",
+    "executor",
     *(f"{role}_wrapper" for role in ("source", "optimizer", "model", "run", "export")),
 ]
 TABLE = {
@@ -51,8 +52,8 @@ def test_there_are_three_wrong_plugins_of_every_kind(subject: str) -> None:
     assert len([kind for kind, _ in TABLE if kind == subject]) >= 3
 
 
-@pytest.mark.parametrize("plugin", RIGHT)
-def test_a_right_step_passes(plugin: type[Plugin]) -> None:
+@pytest.mark.parametrize("plugin", [*source_wrapper.RIGHT, *executor.RIGHT])
+def test_a_right_one_passes(plugin: type[Plugin]) -> None:
     assert not failing(plugin_checks(plugin))
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 LEDGER = "ledger.jsonl"
 
 
-def opened(ctx: click.Context) -> Run:
-    """Return the run that was typed, checked, with nothing built.
+def opened(ctx: click.Context, *plugins: str) -> Run:
+    """Return the run that was typed, with these plugins, too; checked, with nothing built.
 
     Raises:
         IncompatibleError: a plugin's check refuses it.
@@ -31,6 +31,7 @@ def opened(ctx: click.Context) -> Run:
     from hfx.run import Run
 
     typed = arguments(ctx)
+    typed.plugins = (*typed.plugins, *plugins)
     resolved = typed.resolve()
     for note in resolved.notes:
         click.echo(f"hfx: {note}", err=True)

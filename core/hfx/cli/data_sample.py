@@ -55,7 +55,7 @@ def _after(rows: RowSet, count: int) -> Iterator[tuple[str, str]]:
 
 def _of_rule(rows: RowSet, rule: str, count: int, full: bool) -> Iterator[tuple[str, str]]:
     """Yield rows as they were before the rule; of a changed one also what has become of it."""
-    from hfx.stages import outcomes_of
+    from hfx.outcomes import outcomes_of
 
     chosen = _chosen_reasons(rows, rule)
     found = (line for line in outcomes_of(rows) if line["reason"] in chosen and line["before"] is not None)

@@ -10,6 +10,7 @@ from hfx.implementations import HOOKS, implementations
 from hfx.testing import (
     backends,
     batchers,
+    executors,
     exports,
     general,
     launches,
@@ -67,6 +68,8 @@ def checks_of(bench: Bench) -> list[Check]:
         subject = f"{role} wrapper" if wrapper else role
         asked = (WRAPPERS if wrapper else PROVIDERS)[role]
         # What provides another role, too, may train otherwise; what stands around the run alone may not.
+        if hook == "hfx_source" and executors.is_one(bench.plugin_class):
+            subject, asked = "executor", executors.EXECUTOR
         asked = runs.RUN if hook == "hfx_run" and not found.keys() <= _AROUND else asked
         checks += [make_check(subject, asks, bench) for asks in asked]
     if any(event in found for event in listeners.EVENTS):

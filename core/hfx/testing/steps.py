@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import TypeAlias
 
-from hfx.protocols import Drop, Row, Rows, Step, TableStep
+from hfx.protocols import Drop, Row, Rows, SketchedStep, Step, TableStep
 from hfx.run import Run
 from hfx.testing.bench import Bench, as_json
 
@@ -101,12 +102,24 @@ def outcomes_do_not_depend_on_chunks(bench: Bench) -> None:
             if isinstance(step, TableStep):
                 drops = step.drops(iter(copy.deepcopy(rows)))
                 parts = {row.number: drops.get(row.number, "kept") for row in rows}
+                if isinstance(step, SketchedStep):
+                    _compare_sketched(step, rows, drops, bench)
             else:
                 parts = {}
                 for at in reversed(range(0, len(rows), 7)):
                     parts |= _outcomes(step, rows[at : at + 7][::-1])
             odd = [number for number in whole if whole[number] != parts[number]]
             assert not odd, f"the outcome of row {odd[0]} of '{step.name}' depends on the rows around it"
+
+
+def _compare_sketched(step: SketchedStep, rows: list[Row], drops: Mapping[int, str], bench: Bench) -> None:
+    for size in (len(rows), 7, 1):
+        folders = []
+        for at in range(0, len(rows), size):
+            folders.append(bench.fresh("sketch"))
+            step.sketch(iter(copy.deepcopy(rows[at : at + size])), folders[-1])
+        found = step.decide(folders)
+        assert dict(found) == dict(drops), f"'{step.name}' decides otherwise from sketches of {size} rows than of all"
 
 
 def a_changed_row_says_why(bench: Bench) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
 
 from hfx import Drops, Plugin, Row, Rows, hookimpl
 
@@ -28,7 +29,18 @@ class ExactDedup(Plugin):
 
     def drops(self, rows: Iterable[Row]) -> Drops:
         """Return the numbers of the rows to drop."""
-        from hfx_plugins.cleaning.compared_impl import texts_of
+        from hfx_plugins.cleaning.compared_impl import decided_at_once
+
+        return decided_at_once(self, rows)
+
+    def sketch(self, rows: Iterable[Row], folder: Path) -> None:
+        """Write digests of these rows' texts into the folder."""
+        from hfx_plugins.cleaning.exact_dedup_impl import sketch
+
+        sketch(rows, self.columns, self.lowercase, self.collapse_whitespace, folder)
+
+    def decide(self, folders: Sequence[Path]) -> Drops:
+        """Return the numbers of the rows to drop, from the digests of all."""
         from hfx_plugins.cleaning.exact_dedup_impl import repeated
 
-        return repeated(texts_of(rows, self.columns, self.name), self.lowercase, self.collapse_whitespace)
+        return repeated(folders, self.name)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from pydantic import Field, PositiveInt
 
@@ -42,6 +43,18 @@ class NearDedup(Plugin):
 
     def drops(self, rows: Iterable[Row]) -> Drops:
         """Return the numbers of the rows to drop."""
+        from hfx_plugins.cleaning.compared_impl import decided_at_once
+
+        return decided_at_once(self, rows)
+
+    def sketch(self, rows: Iterable[Row], folder: Path) -> None:
+        """Write signatures and sets of these rows' texts into the folder."""
+        from hfx_plugins.cleaning.near_dedup_impl import sketch
+
+        sketch(rows, self.columns, self.ngram, folder, self.name)
+
+    def decide(self, folders: Sequence[Path]) -> Drops:
+        """Return the numbers of the rows to drop, from the sketches of all."""
         from hfx_plugins.cleaning.near_dedup_impl import near_duplicates
 
-        return near_duplicates(rows, self.columns, self.ngram, self.threshold, self.name)
+        return near_duplicates(folders, self.threshold, self.name)

@@ -1,22 +1,23 @@
 """Which texts nearly repeat an earlier one: MinHash for candidates, true sets for the verdict.
 
-Per row 33 bytes stay in memory, and while a band is looked at about 50 more; the keys of all bands (152 bytes) and the
-sets (4 bytes a run of words) lie in temporary files. Everything is a function of the texts and their order alone.
+Texts are sketched in any number of parts, into files: the keys of all bands (152 bytes a row) and the sets (4 bytes a
+run of words). Deciding then holds 33 bytes a row in memory, and while a band is looked at about 50 more. The outcome is
+a function of the texts and their order alone.
 """
 
 from __future__ import annotations
 
-from array import array
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from hfx import DataError, Drops, Row
-from hfx_plugins.cleaning.compared_impl import texts_of
+from hfx_plugins.cleaning.compared_impl import Compared, refuse_missing
 from hfx_plugins.cleaning.near_dedup_clusters_impl import Clusters
 from hfx_plugins.cleaning.near_dedup_shingles_impl import Shingles, mixed, shingles
 
@@ -34,30 +35,54 @@ _BATCH_TEXTS, _BATCH_CHARACTERS = 64, 150_000
 _FACTORS = np.random.Generator(np.random.PCG64(7)).integers(0, 2**63, ROWS, np.uint64) * 2 + 1
 
 
-def near_duplicates(
-    rows: Iterable[Row], columns: Sequence[str] | None, ngram: int, threshold: float, step: str
-) -> Drops:
+def sketch(rows: Iterable[Row], columns: Sequence[str] | None, ngram: int, folder: Path, step: str) -> None:
+    """Write the sketches of the rows that have words into the folder.
+
+    Raises:
+        DataError: rensa is not installed.
+    """
+    rensa = _rensa(step)
+    compared = Compared(rows, columns)
+    with Sketches(folder) as sketches:
+        for numbers, texts in _batches(compared):
+            sketches.add(numbers, shingles(texts, ngram), rensa)
+    compared.save(folder)
+
+
+def near_duplicates(folders: Sequence[Path], threshold: float, step: str) -> Drops:
     """Return the numbers of the rows in a cluster with a row of a lower number.
 
     Raises:
-        DataError: rensa is not installed, or no row has one of the columns.
+        DataError: no row has one of the columns to compare.
     """
-    rensa = _rensa(step)
+    refuse_missing(folders, step)
+    numbers = _joined(folders, "numbers", np.int64)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix=f"{step}-", suffix=".partial", dir=_beside(rows))))
-        sketches = Sketches(folder)
-        with sketches:
-            for numbers, texts in _batches(texts_of(rows, columns, step)):
-                sketches.add(numbers, shingles(texts, ngram), rensa)
-        clusters = Clusters(sketches.sizes(), folder / "sets", threshold)
-        clusters.link_equal(sketches.keys(-1))
+        clusters = Clusters(_joined(folders, "sizes", np.int64), _one_file(folders, "sets", stack), threshold)
+        clusters.link_equal(_joined(folders, _band(-1), np.uint64))
         for band in range(BANDS):
-            clusters.link(sketches.keys(band))
-        return _verdict(sketches, clusters)
+            clusters.link(_joined(folders, _band(band), np.uint64))
+        return _verdict(numbers, clusters)
 
 
-def _verdict(sketches: Sketches, clusters: Clusters) -> Drops:
-    numbers = np.frombuffer(sketches.numbers, np.int64)
+def _joined(folders: Sequence[Path], name: str, dtype: type[Any]) -> NDArray[Any]:
+    return np.concatenate([np.fromfile(folder / name, dtype) for folder in folders])
+
+
+def _one_file(folders: Sequence[Path], name: str, stack: ExitStack) -> Path:
+    """Return a file with the content of all, which is removed with the stack; where there is one, that one."""
+    if len(folders) == 1:
+        return folders[0] / name
+    beside = folders[0].parent
+    joined = Path(stack.enter_context(TemporaryDirectory(prefix=name, suffix=".partial", dir=beside))) / name
+    with joined.open("wb") as sink:
+        for folder in folders:
+            with (folder / name).open("rb") as file:
+                shutil.copyfileobj(file, sink)
+    return joined
+
+
+def _verdict(numbers: NDArray[np.int64], clusters: Clusters) -> Drops:
     roots = clusters.roots()
     lowest = np.full(len(numbers), np.iinfo(np.int64).max)
     np.minimum.at(lowest, roots, numbers)
@@ -75,12 +100,6 @@ def _rensa(step: str) -> Any:
     return rensa
 
 
-def _beside(rows: Iterable[Row]) -> Path | None:
-    """Return the folder in which the rows' own is: it has room for as many rows; None where they have none."""
-    path = getattr(rows, "path", None)
-    return path.parent if isinstance(path, Path) else None
-
-
 def _batches(texts: Iterable[tuple[int, list[str]]]) -> Iterator[tuple[list[int], list[str]]]:
     numbers: list[int] = []
     batch: list[str] = []
@@ -95,26 +114,29 @@ def _batches(texts: Iterable[tuple[int, list[str]]]) -> Iterator[tuple[list[int]
     yield numbers, batch
 
 
+def _band(band: int) -> str:
+    return f"band{band}"
+
+
 class Sketches:
-    """What is kept of the texts that have words: numbers and sizes here, keys of sets and bands and sets in files."""
+    """What is written of the texts that have words: numbers, sizes and sets, keys of sets and bands."""
 
     def __init__(self, folder: Path) -> None:
-        self.numbers = array("q")
-        self._sizes = array("q")
         self._folder = folder
 
     def __enter__(self) -> Sketches:
         with ExitStack() as stack:
-            self._sets = stack.enter_context((self._folder / "sets").open("wb"))
-            self._keys = [stack.enter_context(self._file(band).open("wb")) for band in range(-1, BANDS)]
+
+            def opened(name: str) -> BinaryIO:
+                return stack.enter_context((self._folder / name).open("wb"))
+
+            self._numbers, self._sizes, self._sets = map(opened, ("numbers", "sizes", "sets"))
+            self._keys = [opened(_band(band)) for band in range(-1, BANDS)]
             self._open = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
-
-    def _file(self, band: int) -> Path:
-        return self._folder / f"band{band}"
 
     def add(self, numbers: list[int], found: Shingles, rensa: Any) -> None:
         """Sketch some texts; those without words are left out."""
@@ -122,22 +144,14 @@ class Sketches:
         having = np.flatnonzero(sizes)
         if not len(having):
             return
-        self.numbers.extend(numbers[index] for index in having.tolist())
+        self._numbers.write(np.array(numbers, np.int64)[having].tobytes())
         sizes = sizes[having]
-        self._sizes.extend(sizes.tolist())
+        self._sizes.write(sizes.astype(np.int64).tobytes())
         self._sets.write(sets.tobytes())
         offsets = np.concatenate([[0], np.cumsum(found.counts[having])])
         keys = [_set_keys(sets, sizes), *_band_keys(found.hashes, offsets, rensa)]
         for file, key in zip(self._keys, keys, strict=True):
             file.write(key.tobytes())
-
-    def sizes(self) -> NDArray[np.int64]:
-        """Return the size of each set, `(texts,)`."""
-        return np.frombuffer(self._sizes, np.int64)
-
-    def keys(self, band: int) -> Hashes:
-        """Return the key of each text in a band, `(texts,)`; that of its whole set for band -1."""
-        return np.fromfile(self._file(band), np.uint64)
 
 
 def _set_keys(sets: NDArray[np.uint32], sizes: NDArray[np.int64]) -> Hashes:
