@@ -8,7 +8,7 @@ SPREAD := -n auto --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check slow drives docs reference clean
+.PHONY: help demo test check slow drives clusters docs reference clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,7 +20,7 @@ demo: $(VENV)/ready ## train on the standard library's source, then write some t
 	@echo "run: runs/demo"
 
 test: $(VENV)/ready-dev ## run the tests (without those marked slow), the network blocked
-	$(PYTEST) $(SPREAD) -m 'not slow and not drives'
+	$(PYTEST) $(SPREAD) -m 'not slow and not drives and not clusters'
 
 check: $(VENV)/ready-dev ## lint, types, import rules, stale pages
 	$(BIN)/ruff check .
@@ -30,10 +30,14 @@ check: $(VENV)/ready-dev ## lint, types, import rules, stale pages
 	$(BIN)/python docs/reference.py --check
 
 slow: $(VENV)/ready-dev ## run the long tests
-	$(PYTEST) $(SPREAD) -m 'slow and not drives'
+	$(PYTEST) $(SPREAD) -m 'slow and not drives and not clusters'
 
 drives: $(VENV)/ready-drives ## drive the contract through DDP, ZeRO, FSDP, packing, streams and frozen parameters
 	$(PYTEST) tests/contract
+
+# Slurm may not become another user in a namespace, so the network is there.
+clusters: $(VENV)/ready-clusters ## prepare data on Slurm and Ray, started on this machine (Debian: slurmctld, slurmd)
+	$(BIN)/python -m pytest -m clusters
 
 reference: $(VENV)/ready-dev ## write the reference pages anew
 	$(BIN)/python docs/reference.py
@@ -61,6 +65,10 @@ $(VENV)/ready-dev: $(VENV)/ready
 
 $(VENV)/ready-drives: $(VENV)/ready-dev
 	$(PIP) --group drives
+	@touch $@
+
+$(VENV)/ready-clusters: $(VENV)/ready-dev
+	$(PIP) --group clusters
 	@touch $@
 
 $(VENV)/ready-docs: $(VENV)/ready-dev

@@ -33,7 +33,8 @@ def _do_part(rows: RowSet, work: _Work, number: int, folder: Path, index: int) -
     if done.is_dir():
         return
     unfinished = done.with_suffix(".partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    if unfinished.is_dir():
+        shutil.rmtree(unfinished)
     unfinished.mkdir(parents=True)
     size = len(rows)
     work(rows.between(size * index // number, size * (index + 1) // number), unfinished)

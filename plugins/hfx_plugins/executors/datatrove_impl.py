@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
@@ -39,6 +40,13 @@ class Part(PipelineStep):  # type: ignore[misc]
         with self.track_time("part"):
             self.work(rank)
         self.stat_update("parts", unit="task")
+
+
+class _Slurm(SlurmPipelineExecutor):  # type: ignore[misc]
+    """Leaves no job behind that adds up statistics: the folder is gone when the parts are put together."""
+
+    def launch_merge_stats(self) -> None:
+        """Do nothing."""
 
 
 class _Local(LocalPipelineExecutor):  # type: ignore[misc]
@@ -81,16 +89,15 @@ def _ray(options: Datatrove, common: dict[str, Any]) -> None:
     from datatrove.executor.ray import RayPipelineExecutor
 
     try:
-        ray.init(address="auto", ignore_reinit_error=True)
+        if not ray.is_initialized():
+            ray.init(address="auto")
     except ConnectionError as error:
         raise DataError(f"'{options.name}' finds no Ray cluster; 'ray start --head', or set RAY_ADDRESS") from error
     RayPipelineExecutor(**common, workers=options.workers or -1, mem_per_cpu_gb=options.memory_gb).run()
 
 
 def _slurm(options: Datatrove, common: dict[str, Any]) -> None:
-    from datatrove.executor.slurm import SlurmPipelineExecutor
-
-    executor = SlurmPipelineExecutor(
+    executor = _Slurm(
         **common,
         time=options.time,
         partition=options.partition,
