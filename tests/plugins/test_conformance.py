@@ -40,7 +40,7 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "files": [{}, {"columns": ["text", "label"]}],
     "html": [{}, {"main_text": True}],
     "normalize": [{}, {"encoding": False, "columns": ["text"]}],
-    "quality": [{"rules": ["gopher"], "gopher_min_words": 20}],
+    "quality": [{"rules": ["gopher"], "gopher_min_words": 20, "splitter": kind} for kind in ("regex", "spacy")],
     "language": [{"min_probability": 0.0}, {"min_probability": 0.0, "column": "language", "columns": ["text"]}],
     "pii": [{}, {"action": "drop"}],
     "exact_dedup": [{}, {"lowercase": True, "collapse_whitespace": False}],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from hfx_plugins.cleaning.document_impl import Document, sentence_ends
+from hfx_plugins.cleaning.document_impl import Document
 
 if TYPE_CHECKING:
     from hfx_plugins.cleaning.quality import Quality
@@ -36,7 +36,7 @@ def c4(document: Document, limits: Quality) -> str | None:
         if reason is None:
             kept.append(line)
             if limits.c4_min_sentences is not None:
-                sentences += len(sentence_ends(line)) + 1
+                sentences += document.splitter.sentences(line)
         elif words:
             reasons[reason] = None
     if limits.c4_min_sentences is not None and sentences < limits.c4_min_sentences:

@@ -1,13 +1,14 @@
 """A text under judgement: its words, its sentences, and what a rule has removed from it.
 
-Words and sentences are found with one regular expression each, for languages that put spaces between words. Scripts
-without spaces (Chinese, Japanese, Thai) come out as a few long words, so the rules reject nearly all of them.
+By default words and sentences are found with one regular expression each, for languages that put spaces between words.
+Scripts without spaces (Chinese, Japanese, Thai) come out as a few long words, so the rules reject nearly all of them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Protocol
 
 
 def characters(ranges: str) -> frozenset[str]:
@@ -76,6 +77,28 @@ def _ends_sentence(gap: str, text: str, start: int) -> bool:
     return end is not None and _SPACE.search(gap, end.end()) is not None
 
 
+class Splitter(Protocol):
+    """Who says what the words and sentences of a text are."""
+
+    def words(self, text: str) -> list[str]:
+        """Return the words of a text in order, marks of punctuation among them."""
+
+    def sentences(self, text: str) -> int:
+        """Return how many sentences a text has."""
+
+
+class Regex:
+    """Splits by the regular expressions of this file."""
+
+    def words(self, text: str) -> list[str]:
+        """Return the words of a text in order; every character that is no space is part of one."""
+        return split_words(text)
+
+    def sentences(self, text: str) -> int:
+        """Return how many sentences a text has, a last one without an end included."""
+        return len(sentence_ends(text)) + 1
+
+
 def repeated(parts: Iterable[str]) -> tuple[int, int]:
     """Return how many parts equal an earlier one, and how many characters these have."""
     seen: set[str] = set()
@@ -92,10 +115,11 @@ def repeated(parts: Iterable[str]) -> tuple[int, int]:
 class Document:
     """A text with its words, which are found once for all rules, and the reasons for its changes."""
 
-    __slots__ = ("_words", "reasons", "text")
+    __slots__ = ("_words", "reasons", "splitter", "text")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, splitter: Splitter) -> None:
         self.text = text
+        self.splitter = splitter
         self.reasons: list[str] = []
         self._words: list[str] | None = None
 
@@ -103,7 +127,7 @@ class Document:
     def words(self) -> list[str]:
         """The words of the text as it is now."""
         if self._words is None:
-            self._words = split_words(self.text)
+            self._words = self.splitter.words(self.text)
         return self._words
 
     def change(self, text: str, reasons: Iterable[str]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from hfx import Drop, Plugin, Row, Rows, hookimpl
+from hfx import Drop, Plugin, Problem, Row, Rows, hookimpl
 
 Share = Annotated[float, Field(ge=0)]
 Family = Literal["gopher", "repetition", "c4", "fineweb"]
@@ -24,6 +25,8 @@ class Quality(Plugin):
     """Families of rules, applied in this order: `gopher`, `repetition` (Gopher's too), `c4`, `fineweb`."""
     columns: list[str] | None = None
     """Columns to judge, each text in them on its own; none: `text`, `content`, or the only one that holds a string."""
+    splitter: Literal["regex", "spacy"] = "regex"
+    """Who splits words and sentences: `regex`, nearly as spaCy does, or `spacy`, which datatrove's filters ask."""
 
     gopher_min_words: NonNegativeInt | None = 50
     """Fewest words; punctuation does not count."""
@@ -92,6 +95,12 @@ class Quality(Plugin):
     """Greatest share of characters in lines that repeat an earlier one."""
     fineweb_max_line_breaks: Share | None = 0.3
     """Most line breaks per word."""
+
+    @hookimpl
+    def hfx_check(self) -> Iterator[Problem]:
+        """Report a missing package before any data is read."""
+        if self.splitter == "spacy" and find_spec("spacy") is None:
+            yield Problem(f"'{self.name}' with the splitter 'spacy' needs the package spacy; pip install 'hfx[spacy]'")
 
     @hookimpl(wrapper=True)
     def hfx_source(self) -> Generator[None, Rows, Rows]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from hfx import DataError, Drop, Row, nearest
 from hfx_plugins.cleaning.c4_impl import c4
-from hfx_plugins.cleaning.document_impl import Document
+from hfx_plugins.cleaning.document_impl import Document, Regex, Splitter
 from hfx_plugins.cleaning.fineweb_impl import fineweb
 from hfx_plugins.cleaning.gopher_impl import gopher
 from hfx_plugins.cleaning.repetition_impl import repetition
@@ -33,7 +34,8 @@ def judge(row: Row, limits: Quality) -> Row | Drop:
     texts = row.texts(_columns(row, limits.columns))
     if not texts:
         return Drop("no_text")
-    documents = [Document(text.value) for text in texts]
+    splitter = _splitter(limits.splitter, limits.name)
+    documents = [Document(text.value, splitter) for text in texts]
     for document in documents:
         for rule in limits.rules:
             if reason := FAMILIES[rule](document, limits):
@@ -44,6 +46,15 @@ def judge(row: Row, limits: Quality) -> Row | Drop:
             text.value = document.text
             row.reasons += [f"{limits.name}.{reason}" for reason in document.reasons]
     return row
+
+
+@cache
+def _splitter(kind: str, step: str) -> Splitter:
+    if kind == "regex":
+        return Regex()
+    from hfx_plugins.cleaning.spacy_impl import Spacy
+
+    return Spacy(step)
 
 
 def _columns(row: Row, columns: Sequence[str] | None) -> Sequence[str]:
