@@ -29,15 +29,19 @@ class TorchBackend:
 
     def __init__(self, run: Run) -> None:
         self.device: torch.device = run.device
+        self._planning = run.planning
         self.scaler: torch.amp.GradScaler | None = run.precision.scaler
 
     def building(self) -> AbstractContextManager[Any]:
-        """Return the context around `hfx_model`: none."""
-        return nullcontext()
+        """Return the context around `hfx_model`: none, or the device where nothing can be moved there later."""
+        return self.device if self._planning else nullcontext()
 
     def shard(self, module: nn.Module) -> nn.Module:
         """Move the module to the device."""
-        self.module = module.to(self.device) if not getattr(module.model, "hf_device_map", None) else module
+        placed = getattr(module.model, "hf_device_map", None)
+        there = all(tensor.device == self.device for tensor in (*module.parameters(), *module.buffers()))
+        # Tensors without content (`hfx plan`) cannot be moved, and are made where they belong.
+        self.module = module if placed or there else module.to(self.device)
         return self.module
 
     def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:

@@ -46,6 +46,8 @@ class Parts:
         self.output = output
         self.world = world
         self.checking = False
+        self.planning = False
+        """True while `hfx plan` traces: a model needs its shapes, and nobody reads its weights."""
         self._parts: dict[str, Any] = {}
         self._building: list[str] = []
 

@@ -16,6 +16,7 @@ Examples:
 
 COMMANDS = {
     "train": ("hfx.cli.train", "Train a model; without arguments, a small demonstration."),
+    "plan": ("hfx.cli.plan", "Say what a run will hold in memory and take, before its first step."),
     "data": ("hfx.cli.data", "Prepare data and look at it, without training."),
     "config": ("hfx.cli.config", "Show, describe and validate the config of a run."),
     "plugins": ("hfx.cli.plugins", "List plugins, show one, check one, begin a new one."),

@@ -44,6 +44,8 @@ def load(pretrained: Pretrained, run: Run) -> PreTrainedModel:
         trained_labels = _labels(config)
         for key, value in (causal_options(config, run.task.model_class) | dict(run.task.model_options)).items():
             setattr(config, key, value)
+        if run.planning:
+            return _without_weights(factory, config, pretrained, run)
         model, found = factory.from_pretrained(
             **where, **_placement(pretrained, run), config=config, output_loading_info=True,
             use_safetensors=True, ignore_mismatched_sizes=True,
@@ -56,6 +58,16 @@ def load(pretrained: Pretrained, run: Run) -> PreTrainedModel:
     if model.config.pad_token_id is None:
         model.config.pad_token_id = run.tokenizer.pad_token_id
     return _plain(model) if "gguf_file" in where else model
+
+
+def _without_weights(factory: Any, config: PreTrainedConfig, pretrained: Pretrained, run: Run) -> PreTrainedModel:
+    placed = _placement(pretrained, run)
+    dtype = placed["dtype"] if placed["dtype"] != "auto" else config.dtype
+    given = {"attn_implementation": pretrained.attn_implementation} if pretrained.attn_implementation else {}
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model: PreTrainedModel = factory.from_config(config, dtype=dtype, **given)
+    return model
 
 
 def _where(name: str, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:

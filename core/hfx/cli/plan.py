@@ -1,0 +1,208 @@
+"""`hfx plan`: what a run will hold, compute and take, before its first step."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hfx.cli.command import traceback_option
+from hfx.cli.data_run import opened, to_stdout
+from hfx.cli.run_command import RunCommand, arguments
+from hfx.errors import HfxError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from hfx.fit import Fit, Variant
+    from hfx.plan import Plan
+    from hfx.run import Run
+
+EPILOG = """
+Examples:
+  hfx plan --model gpt2 --data 'texts/*.jsonl' --batch-size 64
+  hfx plan config.yaml --fit 8GiB          the cheapest techniques that fit
+  hfx plan config.yaml --device h100       time from a published rate
+"""
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@click.command("plan", cls=RunCommand, epilog=EPILOG)
+@click.option("--fit", metavar="SIZE", help="Find the cheapest techniques with which the run holds at most this: 8GiB.")
+@click.option(
+    "--device", metavar="NAME", help="Take the time from a published rate: h100, a100, ... [default: measured]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@traceback_option
+@click.pass_context
+def command(ctx: click.Context, /, fit: str | None, device: str | None, as_json: bool, **_: Any) -> int:
+    """Say what a run will hold in memory, compute and take, without training.
+
+    The data are prepared as for a run. The run's own step is traced on tensors without content: no weight is read, and
+    what the plan holds itself is small.
+    """
+    from hfx.plan import plan
+
+    budget = _bytes(fit) if fit else None
+    run = opened(ctx)
+    rate, rate_from = _rate(run, device)
+    run.table("train")
+    said: list[str] = []
+    found = plan(run, said=said)
+    techniques = [] if as_json else _techniques(ctx, run, found)
+    fitting = _fit(ctx, run, budget) if budget is not None else None
+    if as_json:
+        click.echo(json.dumps(_figures(run, found, rate, fitting), indent=1))
+    else:
+        for line in [*said, *_lines(run, found, rate, rate_from), *techniques]:
+            to_stdout(line)
+        if fitting:
+            click.echo("\n".join(_fit_lines(ctx, fitting)))
+    if budget is not None and fitting is None:
+        raise HfxError(f"nothing that was tried fits into {fit}; lower 'seq_length', or take a smaller model")
+    return 0
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if not match:
+        raise UsageError(f"'--fit {text}' is no size; write it as 8GiB or 500MiB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _rate(run: Run, device: str | None) -> tuple[float, str]:
+    from hfx.rates import PUBLISHED, measured
+
+    if device is None:
+        import torch
+
+        # What autocast multiplies in is not what weights are kept in.
+        probe = torch.ones(1, 1, device=run.device)
+        with run.hooks.precision(run=run).autocast():
+            dtype = torch.mm(probe, probe).dtype
+        return measured(run.device, dtype), f"measured on {run.device}"
+    if device not in PUBLISHED:
+        raise UsageError(
+            f"no rate is known of '{device}';{nearest(device, PUBLISHED)} known are {', '.join(PUBLISHED)}"
+        )
+    return PUBLISHED[device], f"published for {device}, bf16"
+
+
+# ── variants ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _planned(ctx: click.Context, run: Run, variant: Variant) -> Plan:
+    """Return the plan of what was typed, with more words; the data are those of the run."""
+    from hfx.plan import plan, with_data_of
+    from hfx.run import Run
+
+    own = arguments(ctx)
+    dropped = tuple(f"{name.removeprefix('no:')}." for name in variant.plugins if name.startswith("no:"))
+    options = [(path, value) for path, value in own.plugin_options if not path.startswith(dropped)]
+    typed = replace(
+        own,
+        plugins=(*own.plugins, *variant.plugins),
+        plugin_options=[*(options if dropped else own.plugin_options), *variant.options],
+        fields=own.fields | variant.fields,
+    )
+    other = Run(typed.resolve(), run.output, run.world)
+    return plan(with_data_of(run, other))
+
+
+def _techniques(ctx: click.Context, run: Run, whole: Plan) -> list[str]:
+    """Return a line for each plugin around model or optimizer: what it saves, and what it costs."""
+    from hfx.fit import Variant
+
+    lines = []
+    for active in run.active:
+        if not any(active in run.hooks.wrappers(hook) for hook in ("hfx_model", "hfx_optimizer")):
+            continue
+        without = _planned(ctx, run, Variant(plugins=(f"no:{active.name}",)))
+        saved = without.peak.total() - whole.peak.total()
+        lines.append(
+            f"technique  {active.name}: {_size(abs(saved))} {'less' if saved >= 0 else 'more'} than without it, "
+            f"{whole.flops / max(1, without.flops):.2f} times the operations"
+        )
+    return lines
+
+
+def _fit(ctx: click.Context, run: Run, budget: int) -> Fit | None:
+    from hfx.fit import fit
+
+    names = frozenset(active.name for active in run.active)
+    return fit(lambda variant: _planned(ctx, run, variant), budget, run.config.micro_batch_size, names)
+
+
+# ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+
+
+def _lines(run: Run, found: Plan, rate: float, rate_from: str) -> list[str]:
+    seconds = found.flops / rate
+    kinds = ", ".join(f"{kind} {_size(size)}" for kind, size in found.peak.most_common() if size >= 2**20)
+    layers = f"{found.traced[0]} and {found.traced[1]}" if len(found.traced) > 1 else "all"
+    return [
+        f"memory     {_size(found.peak.total())} at most, in the {found.moment}: {kinds}",
+        f"traced     {layers} of {found.layers} layers, the largest batch of the first steps ({found.tokens:,} tokens)",
+        f"compute    {found.flops:.3g} operations a step; at {rate:.3g} a second ({rate_from})",
+        f"time       at least {seconds:,.2g} s a step, {_duration(seconds * run.total_steps)} in all; "
+        f"at most {found.tokens / seconds:,.0f} tokens/s",
+    ]
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:,.1f} h"
+    )
+
+
+def _fit_lines(ctx: click.Context, fitting: Fit) -> list[str]:
+    words = fitting.variant.words()
+    if not words:
+        return ["fit        it fits as it is"]
+    typed = " ".join(_own_words(ctx))
+    more = "; the other optimizer learns otherwise" if fitting.changes_result else ""
+    return [
+        f"fit        {_size(fitting.plan.peak.total())} at most ({fitting.tried} tried{more}):",
+        f"hfx train {typed} {words}".replace("  ", " "),
+    ]
+
+
+def _own_words(ctx: click.Context) -> list[str]:
+    """Return what was typed for the run, quoted for a shell, without this command's own options."""
+    import shlex
+
+    words, kept = iter(arguments(ctx).words), []
+    for word in words:
+        if word in ("--fit", "--device"):
+            next(words, None)
+        elif word != "--json" and not word.startswith(("--fit=", "--device=")):
+            kept.append(shlex.quote(word))
+    return kept
+
+
+def _figures(run: Run, found: Plan, rate: float, fitting: Fit | None) -> dict[str, Any]:
+    seconds = found.flops / rate
+    return {
+        "peak_bytes": found.peak.total(),
+        "moment": found.moment,
+        "bytes": dict(found.peak),
+        "moments": {name: peak.total() for name, peak in found.peaks.items()},
+        "parameters": found.parameters,
+        "trained_parameters": found.trained,
+        "tokens_per_step": found.tokens,
+        "flops_per_step": found.flops,
+        "flops_per_second": rate,
+        "seconds_per_step": seconds,
+        "seconds": seconds * run.total_steps,
+        "steps": run.total_steps,
+        "fit": fitting and {"words": fitting.variant.words(), "peak_bytes": fitting.plan.peak.total()},
+    }

@@ -1,0 +1,76 @@
+"""Variants of a run: without one of its techniques, or with more of them until it fits into a budget of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import product
+
+from hfx.plan import Plan
+
+CHEAPER_STEP = 0.03
+"""What halving the micro-batch costs, as a share of a step's time: a guess, which orders what is tried."""
+CHECKPOINTING = "gradient_checkpointing"
+OTHER_OPTIMIZER = 10.0
+"""More than anything that leaves the result as it is."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is typed beside the run's own words."""
+
+    plugins: tuple[str, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+    fields: dict[str, str] = field(default_factory=dict)
+
+    def words(self) -> str:
+        """Return them as they are typed."""
+        parts = [f"--plugin {name}" for name in self.plugins]
+        parts += [f"--{path.replace('_', '-')} {value}" for path, value in self.options]
+        parts += [f"--{name.replace('_', '-')} {value}" for name, value in self.fields.items()]
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The cheapest variant that was found to fit, and what was tried."""
+
+    variant: Variant
+    plan: Plan
+    tried: int
+    changes_result: bool
+
+
+Planner = Callable[[Variant], Plan]
+
+
+def fit(planner: Planner, budget: int, micro_batch_size: int, active: frozenset[str]) -> Fit | None:
+    """Return the cheapest variant whose peak is within a budget of bytes; None where none is.
+
+    Techniques that leave the result as it is come first, by what they cost in time: smaller micro-batches, then
+    recomputing every n-th layer; another optimizer comes last, since it learns otherwise.
+    """
+    ordered = sorted(_variants(micro_batch_size, active), key=lambda item: item[0])
+    for tried, (cost, variant) in enumerate(ordered, start=1):
+        found = planner(variant)
+        if found.peak.total() <= budget:
+            return Fit(variant, found, tried, cost >= OTHER_OPTIMIZER)
+    return None
+
+
+def _variants(micro_batch_size: int, active: frozenset[str]) -> Iterator[tuple[float, Variant]]:
+    halves = [(micro_batch_size >> times) for times in range(micro_batch_size.bit_length())]
+    recomputed: list[tuple[float, Variant]] = [(0.0, Variant())]
+    for every in (1,) if CHECKPOINTING in active else (4, 2, 1):
+        plugins: tuple[str, ...] = () if CHECKPOINTING in active else (CHECKPOINTING,)
+        options = ((f"{CHECKPOINTING}.every", str(every)),) if every > 1 or CHECKPOINTING in active else ()
+        recomputed.append((1 / 3 / every, Variant(plugins, options)))
+    optimizers = [(0.0, "")]
+    if "adamw" in active:
+        optimizers.append((OTHER_OPTIMIZER, "lion"))
+    if "adafactor" not in active:
+        optimizers.append((OTHER_OPTIMIZER + 1, "adafactor"))
+    for (times, micro), (slower, variant), (other, optimizer) in product(enumerate(halves), recomputed, optimizers):
+        fields = {"micro_batch_size": str(micro)} if times else {}
+        named = (*variant.plugins, optimizer) if optimizer else variant.plugins
+        yield times * CHEAPER_STEP + slower + other, Variant(named, variant.options, fields)

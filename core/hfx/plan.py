@@ -1,0 +1,281 @@
+"""What a run will hold in memory, by tracing its own step: the real plugins, on tensors without content.
+
+Two steps of the run's own loop are traced with a few of the model's layers, twice; what a whole model holds follows,
+since every stretch of a step grows by the same amount with every layer. The stretches lie between the layers at both
+ends, because the highest moment may be at either: where activations are most, or where gradients are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hfx.order import Position
+from hfx.tracing import Peak, Tracer
+
+if TYPE_CHECKING:
+    from hfx.order import GlobalBatch
+    from hfx.run import Run
+
+_STEPS = 2
+"""The first makes the optimizer's state, the second begins with it."""
+_DATA = ("source", "rows", "cleaned", "tokenizer", "task", "table", "sampler", "batcher", "blocks", "total_steps")
+_LOOKED_AT = 200
+"""Steps among which the one with the largest micro-batch is looked for."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one rank of a run holds and computes."""
+
+    peak: Peak
+    """Bytes by kind at the highest moment of a step."""
+    moment: str
+    """Where in the step that is."""
+    peaks: dict[str, Peak]
+    """The same for each stretch of the step."""
+    parameters: int
+    trained: int
+    tokens: int
+    """Positions of the step that was traced, padding left out."""
+    flops: int
+    """Floating-point operations of that step: two for a multiplication with its addition."""
+    layers: int
+    traced: tuple[int, ...]
+    """Layers of the model, and how many of them were traced."""
+
+
+def plan(run: Run, shorten: bool = True, said: list[str] | None = None) -> Plan:
+    """Return what a run will hold; its data are prepared, and neither weights nor activations are made.
+
+    Args:
+        run: A run of which nothing on the device is built.
+        shorten: Trace some of many layers, instead of all.
+        said: Takes the lines that a run says before its first step.
+
+    Raises:
+        HfxError: what a run with this config would be refused for.
+    """
+    from hfx.report import before_step_one
+
+    batch = largest_batch(run)
+    whole = _twin(run)
+    with Tracer().tracing():
+        stack = Stack.of(whole.model)
+        parameters = list(whole.model.parameters())
+        counts = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+        if said is not None:
+            said += before_step_one(whole)
+    depths = stack.depths() if stack and shorten else ()
+    if depths:
+        assert stack is not None
+        first, second = (_trace(run, batch, depth) for depth in depths)
+        traced = _extrapolated(first, second, stack.size)
+    else:
+        traced = _trace(run, batch, None)
+    moment, peak = max(traced.peaks.items(), key=lambda item: item[1].total())
+    size = stack.size if stack else 0
+    return Plan(peak, moment, traced.peaks, *counts, batch.tokens, traced.flops, size, depths or (size,))
+
+
+def largest_batch(run: Run) -> GlobalBatch:
+    """Return the batch, among the first, whose largest micro-batch has the most positions."""
+    best: tuple[int, GlobalBatch] | None = None
+    micro = run.config.micro_batch_size
+    for step, batch in zip(range(_LOOKED_AT), run.order.batches(Position()), strict=False):
+        if step >= run.total_steps:
+            break
+        lengths = [sum(int(s.table.column("length")[row]) for row in s.rows) for s in batch.sequences]
+        size = max(
+            len(lengths[at : at + micro]) * max(lengths[at : at + micro]) for at in range(0, len(lengths), micro)
+        )
+        if best is None or size > best[0]:
+            best = size, batch
+    assert best is not None, "the data yields examples, or the run would have been refused"
+    return best[1]
+
+
+# ── tracing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class _Traced:
+    depth: int
+    peaks: dict[str, Peak]
+    flops: int
+
+
+def _twin(run: Run) -> Run:
+    """Return a run with the same data, whose device side is still to be built."""
+    from hfx.run import Run
+
+    twin = with_data_of(run, Run(run.resolved, run.output, run.world))
+    twin.planning = True
+    return twin
+
+
+def with_data_of(run: Run, other: Run) -> Run:
+    """Return another run, which takes its data from a run whose data are the same."""
+    other.cache = run.cache
+    other._parts = {label: part for label, part in run._parts.items() if label.partition("/")[0] in _DATA}
+    return other
+
+
+def _trace(run: Run, batch: GlobalBatch, depth: int | None) -> _Traced:
+    """Trace steps of a run, whose model has so many of its layers."""
+    from hfx.loop import train_step
+
+    twin, tracer = _twin(run), Tracer()
+    with tracer.tracing():
+        tracer.segment("build")
+        model = twin.model
+        stack = Stack.of(model)
+        if stack and depth is not None:
+            stack.cut(depth)
+        _ = twin.schedule
+        tracer.mark("parameters", model.parameters())
+        tracer.mark("buffers", model.buffers())
+        with _Landmarks(tracer, twin, stack):
+            for _ in range(_STEPS):
+                train_step(twin, batch, 0.0)
+                tracer.mark("optimizer state", _state(twin.optimizer))
+    return _Traced(depth or 0, tracer.recording.peaks(), tracer.flops // _STEPS)
+
+
+def _state(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+class _Landmarks(ExitStack):
+    """Lets a segment of the trace begin wherever the step passes from one part of the model to the next."""
+
+    def __init__(self, tracer: Tracer, run: Run, stack: Stack | None) -> None:
+        super().__init__()
+        self._tracer = tracer
+        self._run = run
+        self._backward = False
+        handles = [
+            run.module.register_forward_pre_hook(lambda *_: self._begin()),
+            run.module.register_forward_hook(lambda *_: self._turn()),
+            run.optimizer.register_step_pre_hook(lambda *_: self._update()),
+        ]
+        for name, layer in stack.named() if stack else ():
+            handles.append(layer.register_forward_pre_hook(self._before(name)))
+            handles.append(layer.register_forward_hook(self._behind(name)))
+        for handle in handles:
+            self.callback(handle.remove)
+
+    def _begin(self) -> None:
+        self._backward = False
+        self._tracer.segment("forward")
+
+    def _turn(self) -> None:
+        self._tracer.mark_rest("activations")
+        self._backward = True
+        self._tracer.segment("backward of the loss")
+
+    def _update(self) -> None:
+        self._tracer.mark("gradients", [p.grad for p in self._run.module.parameters() if p.grad is not None])
+        self._tracer.segment("optimizer")
+
+    def _before(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any) -> None:
+            if not self._backward:  # a checkpointed layer runs again in the backward pass
+                self._tracer.segment(f"forward of {name}")
+
+        return hook
+
+    def _behind(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if self._backward:
+                return
+            if name == "the last layer":
+                self._tracer.segment("forward of the loss")
+            hidden = output[0] if isinstance(output, tuple) else output
+            if isinstance(hidden, Tensor) and hidden.requires_grad:
+                arrive: Any = hidden.register_hook
+                arrive(lambda _: self._tracer.segment(f"backward of {name}"))
+
+        return hook
+
+
+# ── layers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_NAMES = ("the first layer", "the second layer", "the last but one layer", "the last layer")
+_INNER = "an inner layer"
+
+
+class Stack:
+    """The layers of a model that come again and again, as a list that can be cut."""
+
+    def __init__(self, layers: nn.ModuleList, size: int, period: int) -> None:
+        self._layers = layers
+        self.size = size
+        self._period = period
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Stack | None:
+        """Return the only stack of a model; None where there are several, or none."""
+        lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
+        inner = {id(m) for outer in lists for layer in outer for m in layer.modules()}
+        outer = [m for m in lists if id(m) not in inner]
+        if len(outer) != 1:
+            return None
+        signs = [_sign(layer) for layer in outer[0]]
+        period = next(p for p in range(1, len(signs) + 1) if signs[p:] == signs[:-p])
+        return cls(outer[0], len(signs), period)
+
+    def depths(self) -> tuple[int, ...]:
+        """Return two numbers of layers from which the whole follows; none where tracing all is as short."""
+        step = self._period * -(-2 // self._period)
+        low = max(len(_NAMES), 2 * self._period)
+        low += (self.size - low) % self._period
+        return (low, low + step) if low + step < self.size else ()
+
+    def cut(self, depth: int) -> None:
+        """Leave so many layers, the first ones."""
+        del self._layers[depth:]
+
+    def named(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the layers, with names for those at both ends."""
+        size = len(self._layers)
+        for index, layer in enumerate(self._layers):
+            if size < len(_NAMES):
+                yield f"layer {index}", layer
+            else:
+                at = index if index < 2 else index - size + len(_NAMES)
+                yield _NAMES[at] if (at < 2 and index < 2) or index >= size - 2 else _INNER, layer
+
+
+def _sign(layer: nn.Module) -> Any:
+    """Return what layers have in common that hold the same: classes, shapes, whether activations are recomputed."""
+    return [
+        (
+            type(module).__name__,
+            getattr(module, "gradient_checkpointing", None),
+            getattr(module, "sliding_window", None),
+            [(name, tuple(p.shape), p.dtype, p.requires_grad) for name, p in module.named_parameters(recurse=False)],
+        )
+        for module in layer.modules()
+    ]
+
+
+def _extrapolated(few: _Traced, more: _Traced, size: int) -> _Traced:
+    """Return what a whole model would have shown, of which two numbers of layers were traced."""
+    factor = (size - few.depth) / (more.depth - few.depth)
+
+    def whole(low: int, high: int) -> int:
+        return round(low + (high - low) * factor)
+
+    peaks = {
+        name: Peak({kind: whole(low[kind], more.peaks[name][kind]) for kind in low | more.peaks[name]})
+        for name, low in few.peaks.items()
+        if name in more.peaks and _INNER not in name
+    }
+    return _Traced(size, peaks, whole(few.flops, more.flops))

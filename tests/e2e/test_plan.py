@@ -1,0 +1,190 @@
+"""`hfx plan` says what a run then really holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+EXACT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+MEASURED = Path(__file__).parents[1] / "measured_peak.py"
+CONSTANT = 60 * 2**20
+"""What kernels and libraries take once, whatever the model: the tolerance of models that are small beside it."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with rows that fill every sequence."""
+    path: Path = tmp_path_factory.mktemp("plan")
+    rng = random.Random(0)
+    words = [f"w{number}" for number in range(3_000)]
+    rows = [{"text": " ".join(rng.choices(words, k=1_500))} for _ in range(60)]
+    (path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def environ(folder: Path) -> dict[str, str]:
+    return os.environ | {"HFX_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def planned(folder: Path, config: dict[str, Any], *words: str) -> dict[str, Any]:
+    (folder / "config.yaml").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "hfx", "plan", "config.yaml", "--json", *words]
+    done = subprocess.run(command, cwd=folder, env=environ(folder), text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def measured(folder: Path, config: dict[str, Any]) -> int:
+    command = [sys.executable, MEASURED, json.dumps(config)]
+    done = subprocess.run(
+        command, cwd=folder, env=environ(folder) | EXACT, text=True, capture_output=True, timeout=600, check=True
+    )
+    return int(done.stdout)
+
+
+def config(plugins: dict[str, Any], scratch: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    sizes = {"hidden_size": 256, "layers": 8, "heads": 4, "intermediate_size": 768} | scratch
+    plugins = {"bpe": {"vocab_size": 2_000}, "scratch": sizes, "fp32": {}} | plugins
+    return {"data": "rows.jsonl", "steps": 2, "batch_size": 8, "seq_length": 256, "plugins": plugins} | fields
+
+
+@pytest.mark.parametrize("plugins", [{}, {"gradient_checkpointing": {}, "lion": {}}], ids=["plain", "checkpointed"])
+def test_the_peak_is_that_of_the_run(folder: Path, plugins: dict[str, Any]) -> None:
+    made = config(plugins, {})
+    figures, real = planned(folder, made), measured(folder, made)
+    print(f"planned {figures['peak_bytes'] / 2**20:.0f} MiB, measured {real / 2**20:.0f} MiB")
+    assert abs(figures["peak_bytes"] - real) < CONSTANT + 0.02 * real
+    assert figures["bytes"]["parameters"] == 4 * figures["parameters"]
+
+
+def drawn(rng: random.Random) -> dict[str, Any]:
+    """Return a config of a size that is worth planning: some 0.5 to 3 GiB."""
+    heads = rng.choice([4, 8])
+    hidden = heads * rng.choice([64, 96])
+    scratch = {
+        "architecture": rng.choice(["llama", "gpt2", "qwen3"]),
+        "hidden_size": hidden,
+        "layers": rng.choice([7, 12, 16, 24]),
+        "heads": heads,
+        "intermediate_size": 3 * hidden,
+        "tie_embeddings": rng.random() < 0.5,
+    }
+    optimizer = rng.choice([{"adamw": {}}, {"lion": {}}, {"adafactor": {}}])
+    checkpointing = rng.choice([{}, {}, {"gradient_checkpointing": {}}, {"gradient_checkpointing": {"every": 2}}])
+    precision = rng.choice([{"fp32": {}}, {"bf16": {}}, {"bf16": {"pure": True}}])
+    plugins = {"bpe": {"vocab_size": rng.choice([2_000, 3_000])}, "scratch": scratch, **optimizer, **checkpointing}
+    micro = rng.choice([4, 8])
+    fields = {"data": "rows.jsonl", "steps": 2, "batch_size": 8, "micro_batch_size": micro, "seq_length": 512}
+    return fields | {"plugins": plugins | precision}
+
+
+@pytest.mark.slow
+def test_the_peaks_of_configs_drawn_at_random_are_within_five_percent_where_they_are_large(folder: Path) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    errors = []
+    for _ in range(40):
+        made = drawn(rng)
+        figures = planned(folder, made)
+        if figures["peak_bytes"] < 2**30:
+            continue
+        real = measured(folder, made)
+        errors.append(figures["peak_bytes"] / real - 1)
+        print(f"{errors[-1]:+.2%} of {real / 2**30:.2f} GiB in the {figures['moment']}: {json.dumps(made['plugins'])}")
+        if len(errors) == 12:
+            break
+    assert len(errors) == 12, "too few of the configs were large"
+    print(f"worst {max(errors, key=abs):+.2%}, median {median(map(abs, errors)):.2%}")
+    assert max(map(abs, errors)) < 0.05
+
+
+# ── a few layers stand for all ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "plugins",
+    [{}, {"gradient_checkpointing": {}}, {"gradient_checkpointing": {"every": 3}}, {"bf16": {"pure": True}}],
+    ids=["plain", "checkpointed", "every third", "bf16"],
+)
+def test_few_layers_show_what_all_of_them_hold(folder: Path, plugins: dict[str, Any]) -> None:
+    from hfx.plan import plan
+    from hfx.protocols import World
+    from hfx.resolve import resolve
+    from hfx.run import Run
+
+    made = config(plugins, {"layers": 16}) | {"data": str(folder / "rows.jsonl")}
+    if "bf16" in plugins:
+        del made["plugins"]["fp32"]
+    run = Run(resolve(mapping=made), folder / "run", World())
+    run.cache = folder / "cache"
+    few, whole = plan(run), plan(run, shorten=False)
+    assert len(few.traced) == 2
+    assert whole.traced == (16,)
+    assert few.peak.total() == pytest.approx(whole.peak.total(), rel=1e-3)
+    assert few.moment == whole.moment
+    assert few.flops == pytest.approx(whole.flops, rel=1e-6)
+
+
+def test_the_operations_are_those_that_the_shapes_say(folder: Path) -> None:
+    """Six for each weight of a matrix and token, and those of attention."""
+    figures = planned(folder, config({}, {"tie_embeddings": False}))
+    matrices = figures["parameters"] - 2_000 * 256 - 17 * 256  # an embedding and norms multiply no matrix
+    attention = 8 * 6 * 2 * 8 * 256 * 256 * 256  # layers, products, multiply and add, batch, positions twice, width
+    assert figures["flops_per_step"] == pytest.approx(6 * matrices * 8 * 256 + attention, rel=0.05)
+
+
+# ── the command ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def hfx(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hfx", "plan", *words]
+    return subprocess.run(command, cwd=folder, env=environ(folder), text=True, capture_output=True, timeout=300)
+
+
+def test_the_command_says_what_a_run_says_before_its_first_step_and_what_it_holds(folder: Path) -> None:
+    (folder / "told.yaml").write_text(json.dumps(config({"gradient_checkpointing": {}}, {})))
+    done = hfx(folder, "told.yaml", "--device", "h100")
+    assert done.returncode == 0, done.stderr
+    heads = [line.split()[0] for line in done.stdout.splitlines()]
+    assert heads[:2] == ["data", "rows"]
+    assert {"model", "steps", "disk", "memory", "traced", "compute", "time", "technique"} <= set(heads)
+    assert "published for h100" in done.stdout
+    assert "gradient_checkpointing:" in done.stdout
+    assert "less than without it" in done.stdout
+    assert not (folder / "runs").exists()
+
+
+def test_what_is_printed_for_a_budget_fits_and_can_be_typed(folder: Path) -> None:
+    made = config({}, {"layers": 5})
+    whole = planned(folder, made)
+    budget = whole["peak_bytes"] * 2 // 3
+    (folder / "big.yaml").write_text(json.dumps(made))
+    done = hfx(folder, "big.yaml", "--fit", f"{budget // 2**20}MiB")
+    assert done.returncode == 0, done.stderr
+    typed = done.stdout.splitlines()[-1].split()
+    assert typed[:3] == ["hfx", "train", "big.yaml"]
+    found = json.loads(hfx(folder, *typed[2:], "--json").stdout)
+    assert found["peak_bytes"] <= budget
+
+
+def test_what_fits_nowhere_and_what_is_no_size_are_told_in_a_line(folder: Path) -> None:
+    (folder / "small.yaml").write_text(json.dumps(config({}, {"layers": 2}, micro_batch_size=1)))
+    done = hfx(folder, "small.yaml", "--fit", "1MiB")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("hfx: nothing that was tried fits into 1MiB")
+    done = hfx(folder, "small.yaml", "--fit", "much")
+    assert done.returncode == 2
+    assert "'--fit much' is no size; write it as 8GiB or 500MiB" in done.stderr
+    done = hfx(folder, "small.yaml", "--device", "h10")
+    assert done.returncode == 2
+    assert "did you mean 'h100'?" in done.stderr
