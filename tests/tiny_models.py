@@ -57,6 +57,7 @@ class TinyRun:
     """The attributes of `Run` that model, optimizer and schedule plugins read."""
 
     config: Fields = Fields()
+    planning: bool = False
     tokenizer: Tokens = Tokens()
     task: Goal = Goal()
     precision: Numbers = Numbers()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hfx.api import plugins as plugins
     from hfx.api import train as train
     from hfx.backend import TorchBackend as TorchBackend
+    from hfx.causal import causal_loss as causal_loss
     from hfx.config import RunConfig as RunConfig
     from hfx.errors import ConfigError as ConfigError
     from hfx.errors import DataError as DataError
@@ -57,6 +58,7 @@ _HOMES = {
     "train": "api", "load_config": "api", "plugins": "api",
     "Plugin": "plugin", "hookimpl": "plugin", "Column": "plugin", "Secret": "plugin", "reveal": "plugin",
     "Run": "run", "RunConfig": "config", "ParamGroups": "params", "TorchBackend": "backend", "permute": "order",
+    "causal_loss": "causal",
 }  # fmt: skip
 _HOMES |= dict.fromkeys(
     ["BadRow", "Backend", "Batcher", "ColumnType", "Drop", "Drops", "Example", "Executor", "Metrics", "Place",

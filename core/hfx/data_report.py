@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PERCENTILES = (90, 95, 99)
 LOOKED_AT = 500_000
 """Tokens from the beginning that vocabulary and n-grams are counted in."""
+MOST_VALUES, _SHOWN = 1_000, 10
+"""Values of a mark that are counted one by one, and that are shown to a reader: the most frequent ones."""
 
 
 def data_report(run: Run) -> Values:
@@ -37,6 +39,7 @@ def data_report(run: Run) -> Values:
         "dropped": report.dropped,
         "changed": report.changed,
         "facts": report.facts,
+        "marks": {name: dict(counts.most_common(MOST_VALUES)) for name, counts in sorted(cleaned.marks().items())},
     }
     if not len(cleaned):
         return found | {"warning": nothing_left(run, "train", report)}
@@ -129,12 +132,19 @@ def as_lines(report: Values) -> list[str]:
         *(f"changed     {count:,}  {reason}" for reason, count in _largest_first(report["changed"])),
         *(f"found       {step}: " + ", ".join(f"{k} {v:,}" for k, v in facts.items())
           for step, facts in report["facts"].items()),
+        *(f"rows by     {name}: {_shares(counts, rows['kept'])}" for name, counts in report["marks"].items()),
         *(f"task        {_task_phrase(name, count)}" for name, count in report.get("task", {}).items()
           if count and name != "rows"),
     ]  # fmt: skip
     if report["warning"]:
         return [*lines, f"warning     {report['warning']}"]
     return lines + _token_lines(report)
+
+
+def _shares(counts: dict[str, int], rows: int) -> str:
+    most = _largest_first(counts)
+    shown = ", ".join(f"{value} {count:,} ({count / rows:.1%})" for value, count in most[:_SHOWN])
+    return f"{shown} and {len(most) - _SHOWN} more" if len(most) > _SHOWN else shown
 
 
 def _task_phrase(name: str, count: int) -> str:

@@ -156,7 +156,7 @@ class Order:
         bins = self._batcher.groups(rows, table.column("length")[rows].astype(np.int64))
         if len(bins) < 2:
             return bins
-        # Best-fit-decreasing yields the longest rows first: the order of bins has to be random again.
+        # Packing begins with the longest rows: the order of bins has to be random again.
         order = permute(len(bins), (self._seed, 1, epoch, block, window), np.arange(len(bins)))
         return [bins[i] for i in order]
 

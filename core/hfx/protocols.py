@@ -68,6 +68,8 @@ class Row:
     """Counted from 0 when the row is read, bad rows included, so that dropping a row never renumbers another."""
     reasons: list[str] = field(default_factory=list)
     """Why steps changed the row; a step appends `name.reason`."""
+    marks: dict[str, str] = field(default_factory=dict)
+    """What steps found out about the row, such as its language: the data report counts kept rows by each of them."""
 
     def texts(self, columns: Sequence[str] | None = None) -> list[Text]:
         """Return the string leaves of the row's columns (all, or those named), through lists and mappings."""

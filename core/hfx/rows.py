@@ -7,6 +7,7 @@ their columns. Evaluation rows are chosen by content hash, so equal rows are nev
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +21,7 @@ import xxhash
 
 from hfx.protocols import Place, Row
 
-ROWS_VERSION = 2
+ROWS_VERSION = 3
 MOST_EVAL_ROWS = 2_000
 _BATCH = 1_000
 _SCHEMA = pa.schema(
@@ -31,6 +32,7 @@ _SCHEMA = pa.schema(
         ("line", pa.int64()),
         ("hash", pa.uint64()),
         ("values", pa.large_string()),
+        ("marks", pa.string()),
     ]
 )
 
@@ -97,7 +99,8 @@ class RowSet:
         for begin in range(start, stop, _BATCH):
             for item in self._at(begin, min(stop, begin + _BATCH)).to_pylist():
                 place = Place(item["source"], item["file"], item["line"])
-                yield Row(json.loads(item["values"]), place, item["number"])
+                marks = json.loads(item["marks"] or "{}")
+                yield Row(json.loads(item["values"]), place, item["number"], marks=marks)
 
     def _at(self, begin: int, end: int) -> pa.Table:
         if self._indices is None:
@@ -116,6 +119,19 @@ class RowSet:
         """Return the content hash of each row, `(len,)`."""
         found: np.ndarray[Any, np.dtype[np.uint64]] = self._store.column("hash").to_numpy()
         return found if self._indices is None else found[self._indices]
+
+    def marks(self) -> dict[str, Counter[str]]:
+        """Return how many rows have each value of each mark that steps left on them."""
+        if not len(self):
+            return {}
+        column = self._store.column("marks").dictionary_encode().unify_dictionaries()
+        codes = np.concatenate([chunk.indices.to_numpy() for chunk in column.chunks])
+        numbers = np.bincount(codes if self._indices is None else codes[self._indices]).tolist()
+        found: dict[str, Counter[str]] = {}
+        for text, number in zip(column.chunk(0).dictionary.to_pylist(), numbers, strict=False):
+            for name, value in json.loads(text or "{}").items():
+                found.setdefault(name, Counter())[value] += number
+        return {name: +counts for name, counts in found.items() if counts.total()}
 
     def split(self, share: float) -> tuple[RowSet, RowSet]:
         """Return (training rows, evaluation rows): the rows with the lowest content hashes are held out."""
@@ -181,6 +197,7 @@ def _record_batch(rows: list[Row]) -> pa.RecordBatch:
         [row.place.row for row in rows],
         [xxhash.xxh3_64_intdigest(text.encode()) for text in values],
         values,
+        [encoded(row.marks) if row.marks else "" for row in rows],
     ]
     return pa.record_batch(columns, schema=_SCHEMA)
 

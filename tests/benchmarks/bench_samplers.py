@@ -101,6 +101,15 @@ def real_tables(cache: Path) -> None:
         )
 
 
+def _furthest_of_changes(rng: np.random.Generator, count: int) -> float:
+    starts = np.r_[0, np.sort(rng.choice(np.arange(1, 4_000), 20, replace=False))]
+    shares = [np.maximum(1, rng.dirichlet(np.full(count, 0.5)) * 65_536).astype(int) for _ in starts]
+    changes = {int(start): share.tolist() for start, share in zip(starts[1:], shares[1:], strict=True)}
+    groups, _ = Interleaving(shares[0].tolist(), changes).at(np.arange(4_000))
+    by_phase = np.array([share / share.sum() for share in shares])
+    return furthest(groups, by_phase[np.searchsorted(starts, np.arange(4_000), side="right") - 1])
+
+
 def exactness() -> None:
     rng = np.random.default_rng(0)
     worst = {}
@@ -109,6 +118,9 @@ def exactness() -> None:
         worst[count] = max(furthest(Interleaving(s.tolist()).at(np.arange(20_000))[0], s / s.sum()) for s in shares)
     shown = ", ".join(f"{count} sources {most:.2f}" for count, most in worst.items())
     print(f"mixture, furthest from a share at any of 20,000 prefixes of 50 random mixtures, in samples: {shown}")
+    changed = {count: max(_furthest_of_changes(rng, count) for _ in range(100)) for count in (2, 3, 8, 30)}
+    shown = ", ".join(f"{count} sources {most:.2f}" for count, most in changed.items())
+    print(f"the same with twenty changes within 4,000 prefixes, of 100 random mixtures: {shown}")
     order = balance(Groups(np.array([50_000, 50])), ["common", "rare"], None, "over", 0)
     rare = order.rows(0, 0, 50_000) >= 50_000
     print(f"balanced, share of the rare class of 1:1000 after 50,000 draws: {rare.mean():.5f}")

@@ -16,6 +16,7 @@ from hfx.errors import DataError
 from hfx.outcomes import SHOWN, outcomes_of
 from hfx.reading import Reading
 from hfx.rows import RowSet
+from hfx.spread import Processes
 from hfx.stages import prepare_rows
 
 
@@ -121,6 +122,45 @@ def test_several_processes_give_the_same_rows(tmp_path: Path) -> None:
     assert content(one) == content(two)
     assert list(outcomes_of(one)) == list(outcomes_of(two))
     assert one.fingerprint == two.fingerprint
+
+
+@dataclass
+class Licensed:
+    """Marks two rows of three with what it takes for their licence."""
+
+    version: int = 1
+    name: str = "licensed"
+
+    def options(self) -> dict[str, Any]:
+        return {}
+
+    def apply(self, rows: list[Row]) -> list[Row | Drop]:
+        for row in rows:
+            if row.number % 3:
+                row.marks["licence"] = "mit" if row.number % 2 else "gpl"
+        return list(rows)
+
+
+@pytest.mark.parametrize("executor", [None, Processes(1), Processes(2)])
+def test_rows_that_are_left_are_counted_by_their_marks_whatever_comes_after(
+    tmp_path: Path, executor: Processes | None
+) -> None:
+    stages = [Rows(Counted()).then(Licensed())]
+    stages += [stages[0].then(Odd()), stages[0].then(Odd()).then(Unique()).then(Odd("again"))]
+    for rows in stages:
+        found = prepare_rows(rows.on(executor) if executor else rows, tmp_path, Reading())
+        kept = {row.number: row.marks for row in found}
+        licences = {number: "mit" if number % 2 else "gpl" for number in kept if number % 3}
+        assert kept == {number: {"licence": licences[number]} if number in licences else {} for number in kept}
+        assert found.marks() == {"licence": Counter(licences.values())}
+    train, held = found.split(0.1)
+    assert train.marks()["licence"] + held.marks()["licence"] == found.marks()["licence"]
+
+
+def test_rows_without_a_mark_are_not_counted_and_nor_are_no_rows(tmp_path: Path) -> None:
+    rows = prepare_rows(Rows(Counted()), tmp_path, Reading())
+    assert rows.marks() == {}
+    assert rows.where(rows.numbers() < 0, "none").marks() == {}
 
 
 def test_only_what_depends_on_a_change_is_made_anew(tmp_path: Path) -> None:

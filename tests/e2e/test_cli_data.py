@@ -75,6 +75,54 @@ def test_stats_account_for_every_row(folder: Path) -> None:
     assert [of["percentile"] for of in found["seq_length"]] == [90, 95, 99]
 
 
+LICENCES = '''from hfx import Plugin, hookimpl
+
+
+class Toy(Plugin):
+    """Says of each row under which licence it is."""
+
+    @hookimpl(wrapper=True)
+    def hfx_source(self):
+        rows = yield
+        return rows.then(self)
+
+    def apply(self, rows):
+        for row in rows:
+            row.marks["licence"] = row.values["licence"]
+        return rows
+'''
+SAID = {
+    "en": "The old clock on the wall had stopped a long time ago, and nobody in house {} had noticed it.",
+    "de": "Die alte Uhr an der Wand war schon lange stehen geblieben, und niemand in Haus {} hatte es bemerkt.",
+    "fr": "La vieille horloge s'était arrêtée depuis longtemps, et personne dans la maison {} ne l'avait remarqué.",
+}
+
+
+def test_stats_say_how_many_of_the_rows_left_are_in_which_language_and_what_another_plugin_marks(
+    tmp_path: Path,
+) -> None:
+    texts = [SAID["en"].format(n) for n in range(60)] + [SAID["de"].format(n) for n in range(20)]
+    texts += [SAID["fr"].format(n) for n in range(7)] + texts[:15]
+    rows = [{"text": text, "licence": "mit" if n % 2 else "gpl"} for n, text in enumerate(texts)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    toy_package(tmp_path / "packages", "hfx-licences", {"licences": LICENCES})
+    words = ["--data", "rows.jsonl", "--plugin", "licences", "--plugin", "language", "--language.keep", "en,de"]
+    words += ["--plugin", "exact_dedup", "--exact-dedup.columns", "text", *SMALL]
+
+    def said(*more: str) -> str:
+        done = hfx("data", "stats", *words, *more, cwd=tmp_path, path=tmp_path / "packages",
+                   HFX_CACHE=str(tmp_path / "cache"), OMP_NUM_THREADS="1")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    found = json.loads(said("--json"))
+    assert found["dropped"] == {"language.fr": 7, "exact_dedup.duplicate": 15}
+    assert found["marks"] == {"language": {"en": 60, "de": 20}, "licence": {"gpl": 40, "mit": 40}}
+    lines = said().splitlines()
+    assert "rows by     language: en 60 (75.0%), de 20 (25.0%)" in lines
+    assert "rows by     licence: gpl 40 (50.0%), mit 40 (50.0%)" in lines
+
+
 def test_what_was_prepared_is_found_again_by_the_next_process(folder: Path) -> None:
     first, second = (data(folder, "prepare") for _ in range(2))
     assert first.returncode == 0, first.stderr

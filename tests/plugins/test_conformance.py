@@ -52,6 +52,7 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "padding": [{}, {"pad_to_multiple_of": 8}],
     "scratch": [{}, {"architecture": "gpt2", "hidden_size": 32, "layers": 1}],
     "gradient_checkpointing": [{}, {"every": 2}],
+    "chunked_loss": [{}, {"chunk": 3}],
     "adafactor": [{}, {"variant": "transformers"}],
     "constant": [{}, {"warmup": 0}],
     "cosine": [{}, {"warmup": 5, "min_ratio": 0.1}],

@@ -53,7 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hfx(folder: Path, cache: str, *words: str) -> subprocess.CompletedProcess[str]:
-    environ = os.environ | {"HFX_CACHE": str(folder / cache), "OMP_NUM_THREADS": "1"}
+    # Without a PATH no Slurm is found, whatever is installed.
+    environ = os.environ | {"HFX_CACHE": str(folder / cache), "OMP_NUM_THREADS": "1", "PATH": str(folder)}
     command = [sys.executable, "-m", "hfx", "data", *words]
     return subprocess.run(command, cwd=folder, env=environ, text=True, capture_output=True, timeout=300)
 

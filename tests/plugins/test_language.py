@@ -71,6 +71,12 @@ def test_the_code_is_written_into_a_column_and_counted() -> None:
     assert (again.values, again.reasons) == (out.values, [])
 
 
+def test_a_row_that_stays_is_marked_with_its_language_and_one_that_goes_is_not() -> None:
+    rows = [Row({"text": text}, Place("s", "f", n)) for n, text in enumerate((GERMAN, FRENCH))]
+    outcomes = Language(keep=["de"]).apply(rows)
+    assert (outcomes, [row.marks for row in rows]) == ([rows[0], Drop("fr")], [{"language": "de"}, {}])
+
+
 def test_columns_name_what_is_judged() -> None:
     row = Row({"text": GERMAN, "boilerplate": ENGLISH * 20}, Place("s", "f", 1))
     assert Language(keep=["en"]).apply([row]) == [row]

@@ -16,6 +16,7 @@ from hfx import ColumnType, Plugin, Run, hookimpl
 from hfx.errors import IncompatibleError, PluginError
 from hfx.order import Order, Position
 from hfx_plugins.batching.packing import Packing
+from hfx_plugins.batching.packing_fit_impl import best_fit, closing
 from hfx_plugins.batching.packing_impl import PackingBatcher
 
 torch.set_num_threads(1)
@@ -71,12 +72,43 @@ def slow_best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
     return bins
 
 
-@given(st.lists(st.integers(1, 30), max_size=60), st.integers(30, 70), st.integers(0, 1000))
-def test_sequences_are_those_of_best_fit_decreasing_in_its_plain_form(lengths, capacity, first):
-    rows = np.arange(len(lengths), dtype=np.int64) * 3 + first
-    groups = batcher(capacity).groups(rows, np.array(lengths, dtype=np.int64))
-    assert [((group - first) // 3).tolist() for group in groups] == slow_best_fit(lengths, capacity)
-    assert all(group.dtype == np.int64 for group in groups)
+falling = st.lists(st.integers(0, 30), min_size=1, max_size=60).map(lambda lengths: sorted(lengths, reverse=True))
+
+
+@given(falling, st.integers(30, 70))
+def test_best_fit_is_best_fit_decreasing_in_its_plain_form(lengths, capacity):
+    found = best_fit(lengths, capacity)
+    assert [list(np.flatnonzero(np.array(found) == n)) for n in range(max(found) + 1)] == slow_best_fit(
+        lengths, capacity
+    )
+
+
+@given(falling, st.integers(30, 70))
+def test_closing_puts_every_example_somewhere_and_no_more_than_fits(lengths, capacity):
+    found = closing(lengths, capacity)
+    assert len(found) == len(lengths)
+    assert sorted(set(found)) == list(range(max(found) + 1))
+    assert np.bincount(found, weights=lengths).max() <= capacity
+
+
+@given(falling, st.integers(30, 70), st.randoms())
+def test_there_are_never_more_sequences_than_best_fit_needs_and_they_depend_on_nothing_but_the_window(
+    lengths, capacity, random
+):
+    fewest = max(best_fit(lengths, capacity)) + 1
+    random.shuffle(lengths)
+    rows, own = np.arange(len(lengths), dtype=np.int64) * 3, np.array(lengths, dtype=np.int64)
+    groups = batcher(capacity).groups(rows, own)
+    assert len(groups) <= fewest
+    assert sorted(np.concatenate(groups).tolist()) == rows.tolist()
+    assert all(own[group // 3].sum() <= capacity and group.dtype == np.int64 for group in groups)
+    assert [group.tolist() for group in batcher(capacity).groups(rows, own)] == [group.tolist() for group in groups]
+
+
+def test_sequences_are_closed_exactly_where_best_fit_leaves_holes():
+    lengths = [4, 4, 3, 3, 2, 2]
+    assert max(best_fit(lengths, 9)) + 1 == 3
+    assert [group.tolist() for group in batcher(9).groups(np.arange(6), np.array(lengths))] == [[0, 2, 4], [1, 3, 5]]
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 20)), max_size=40))
@@ -91,7 +123,7 @@ def test_an_example_longer_than_a_sequence_is_refused():
         batcher().groups(np.arange(2), np.array([3, 17]))
 
 
-@pytest.mark.parametrize("sigma", [0.6, 0.8, 1.0, 1.2])
+@pytest.mark.parametrize("sigma", [0.5, 0.6, 0.8, 1.0, 1.2])
 def test_lognormal_lengths_of_median_400_waste_at_most_a_quarter_of_a_percent_of_2048(sigma):
     lengths = np.random.default_rng(1).lognormal(np.log(400), sigma, 20_000)
     assert waste(np.clip(lengths, 1, 2048).astype(np.int64), 2048) <= 0.0025

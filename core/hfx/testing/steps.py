@@ -35,7 +35,10 @@ def _outcomes(step: Step | TableStep, rows: list[Row]) -> Outcomes:
         drops = step.drops(rows)
         return {row.number: drops.get(row.number, "kept") for row in rows}
     found = zip(rows, step.apply(list(rows)), strict=True)
-    return {row.number: out.reason if isinstance(out, Drop) else f"{out.values} {out.reasons}" for row, out in found}
+    return {
+        row.number: out.reason if isinstance(out, Drop) else f"{out.values} {out.reasons} {out.marks}"
+        for row, out in found
+    }
 
 
 def appends_a_step_to_the_rows(bench: Bench) -> None:

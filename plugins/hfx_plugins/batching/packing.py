@@ -17,7 +17,7 @@ _BY_ROW = ("classification",)
 
 
 class Packing(Plugin):
-    """Fill sequences with whole examples, best fit first, so that hardly a position is padding.
+    """Fill sequences with whole examples, so that hardly a position is padding.
 
     Positions restart with every example, by which the model keeps them apart; a model that does not is refused before
     the first step.

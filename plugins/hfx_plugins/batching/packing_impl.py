@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import torch
 
 from hfx import ColumnType
 from hfx.errors import IncompatibleError, PluginError
+from hfx_plugins.batching.packing_fit_impl import fitted
 from hfx_plugins.batching.padding_impl import PaddingBatcher
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class PackingBatcher:
     """Whether a label is predicted from the position before it, which for an example's first is a neighbour's."""
 
     def groups(self, rows: Indices, lengths: Indices) -> list[Indices]:
-        """Return the rows of each sequence: the longest first, each into the fullest sequence that has room for it.
+        """Return the rows of each sequence, packed together by their lengths alone (see `packing_fit_impl.py`).
 
         Raises:
             PluginError: an example is longer than a sequence.
@@ -47,7 +47,7 @@ class PackingBatcher:
                 " the task has to split, cut or drop what is longer"
             )
         order = np.argsort(-lengths, kind="stable")
-        bins = np.array(best_fit(lengths[order].tolist(), self.seq_length))
+        bins = np.array(fitted(lengths[order].tolist(), self.seq_length))
         by_bin = np.argsort(bins, kind="stable")
         starts = np.flatnonzero(np.diff(bins[by_bin])) + 1
         return np.split(rows[order[by_bin]], starts)
@@ -66,29 +66,6 @@ class PackingBatcher:
         if self.shifted and "labels" in batch:
             batch["labels"][batch["position_ids"] == 0] = IGNORED
         return batch
-
-
-def best_fit(lengths: list[int], capacity: int) -> list[int]:
-    """Return the number of each example's sequence: the one with the least room that suffices, or a new one.
-
-    `lengths` fall. The room left in each sequence is kept sorted, as `room * count + number`, so finding and moving one
-    costs a bisection, whatever the capacity.
-    """
-    count, least = len(lengths), lengths[-1]
-    rooms: list[int] = []
-    found: list[int] = []
-    opened = 0
-    for length in lengths:
-        at = bisect_left(rooms, length * count)
-        if at < len(rooms):
-            room, number = divmod(rooms.pop(at), count)
-        else:
-            room, number = capacity, opened
-            opened += 1
-        found.append(number)
-        if room - length >= least:
-            insort(rooms, (room - length) * count + number)
-    return found
 
 
 def _positions(lengths: list[int], width: int) -> Indices:

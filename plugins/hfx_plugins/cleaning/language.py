@@ -37,7 +37,8 @@ LANGUAGES = dict(entry.split(maxsplit=1) for entry in " ".join(_NAMES.split()).s
 class Language(Plugin):
     """Keep rows in some languages only, as py3langid detects them, and write the language into a column.
 
-    A dropped row counts under the code of its language (`language.fr`), or under `uncertain`. The strings of a row are
+    A dropped row counts under the code of its language (`language.fr`), or under `uncertain`; the data report says how
+    many of the rows that are left are in which language. The strings of a row are
     judged together, so name the columns where others than the text hold words. Detection is a guess from short
     sequences of letters: it is reliable for a sentence or more (about 50 characters), and close languages (Bosnian,
     Croatian and Serbian; Norwegian and Danish) need a paragraph. Of a word or two it knows next to nothing: `hello`

@@ -25,6 +25,7 @@ def judge(row: Row, options: Language) -> Row | Drop:
         return Drop(code)
     if probability < options.min_probability:
         return Drop(UNCERTAIN)
+    row.marks[options.name] = code
     if options.column is not None and row.values.get(options.column) != code:
         row.values[options.column] = code
         row.reasons.append(f"{options.name}.{code}")

@@ -1,18 +1,20 @@
 """Which group comes at which position, so that every group has its share of every prefix: computed, never stored.
 
-The groups hang in a binary tree whose sides weigh about the same. At each of its nodes the side with the larger deficit
-comes next, which for two sides has a closed form: after `m` samples the left one had `round(m * share)`. So a position
-is found in as many steps as the tree is deep, without a table or a start-up, and its error is bounded: a node is off by
-half a sample at most, of which its children inherit their part, and no inner side weighs more than two thirds of its
-node, so no group is ever further than two samples from its share: `1/2 (1 + 1 + 2/3 + 4/9 + ...) = 2`.
+The groups hang in a Huffman tree of their weights. At each of its nodes the side with the larger deficit comes next,
+which for two sides has a closed form: after `m` samples the left one had `round(m * share)`. So a position is found in
+as many steps as the tree is deep, without a table or a start-up. A node is off by half a sample and its part of what
+the node above it is off. In a Huffman tree a node weighs at least as much as its child and its child's child together,
+so the nodes above a group weigh at least 1, 2, 3, 5, 8 ... times what it weighs, and a group is never further from its
+share than `1/2 (1 + 1 + 1/2 + 1/3 + 1/5 + 1/8 + ...) < 1.68` samples.
 
-Where the weights change, a group begins with a debt: how far it is above its share. A node works it off by letting one
-side wait. Two samples then are no proven bound any more: they held in all trials with up to eight groups; with thirty
-groups and forty changes of everything it was three.
+Where the weights change, every segment between two changes holds a whole number of samples of each group, by which no
+group is off by more than one sample at a change (see `interleave_changes_impl.py`). Within a segment, what a group is
+off goes in a straight line from the one to the other, and the tree adds its 1.68: less than 2.68 for any changes.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfx import permute
+from hfx_plugins.samplers.interleave_changes_impl import segments
 
 if TYPE_CHECKING:
     from hfx.protocols import Indices
@@ -30,7 +32,6 @@ UNITS = 65_536
 """Shares that are no fractions of a small common denominator are rounded to this."""
 _FINEST = 1 << 20
 """The largest sum of weights: a position of 10^12 times it still fits 63 bits."""
-_ARRANGEMENTS, _LOOKAHEAD, _FURTHEST = 32, 2_048, 1.5
 
 
 def weights_of(shares: Sequence[float]) -> list[int]:
@@ -57,82 +58,34 @@ def weights_of(shares: Sequence[float]) -> list[int]:
 
 @dataclass
 class _Tree:
-    """Nodes in preorder: weight of the left side, of both, what is added before rounding, and the two children."""
+    """Nodes from the root on: weight of the left side, of both, and the two children."""
 
     left: Indices
     total: Indices
-    added: Indices
     children: Indices
     """`(nodes, 2)`: a node, or `-1 - group`."""
 
 
-def _halves(groups: list[int], weights: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Return the groups cut where the two sides differ least."""
-    sums = np.cumsum([weights[group] for group in groups])
-    cut = 1 + int(np.abs(2 * sums[:-1] - sums[-1]).argmin())
-    return groups[:cut], groups[cut:]
-
-
-def _settled(weights: Sequence[int], debts: Sequence[Fraction]) -> _Tree:
-    """Return a tree that keeps all groups close to their shares although they begin off them.
-
-    Debts of opposite signs cancel on one side of a node, and add up apart: of some arrangements the best is taken.
-    """
-    heaviest = sorted(range(len(weights)), key=lambda group: (-weights[group], group))
-    if not any(debts):
-        return _tree(weights, debts, heaviest)
-    best, least = None, math.inf
-    for turn in range(_ARRANGEMENTS):
-        order = heaviest if not turn else [heaviest[i] for i in permute(len(weights), (turn,), np.arange(len(weights)))]
-        tree = _tree(weights, debts, order)
-        furthest = _furthest(tree, weights, debts)
-        if furthest < least:
-            best, least = tree, furthest
-        if least <= _FURTHEST:
-            break
-    if best is None:
-        raise AssertionError("no arrangement was tried")
-    return best
-
-
-def _furthest(tree: _Tree, weights: Sequence[int], debts: Sequence[Fraction]) -> float:
-    """Return how far any group gets from its share while the debts are worked off."""
-    groups, _ = _walk(tree, np.arange(_LOOKAHEAD, dtype=np.int64))
-    taken = np.cumsum(groups[:, None] == np.arange(len(weights)), axis=0)
-    due = np.arange(1, _LOOKAHEAD + 1)[:, None] * (np.array(weights, dtype=np.float64) / sum(weights))
-    return float(np.abs(taken - due + np.array([float(debt) for debt in debts])).max())
-
-
-def _tree(weights: Sequence[int], debts: Sequence[Fraction], order: Sequence[int]) -> _Tree:
-    """Return the tree of groups of these weights; a debt is how far its group is above its share when it begins."""
-    scale = max(1, _FINEST // sum(weights))
-    rows: list[tuple[int, int, int]] = []
-    children: list[list[int]] = []
-    todo = [([group for group in order if weights[group]], -1, 0)]
-    while todo:
-        groups, parent, side = todo.pop()
-        node = len(rows) if len(groups) > 1 else -1 - groups[0]
-        if parent >= 0:
-            children[parent][side] = node
-        if len(groups) == 1:
-            continue
-        left, right = _halves(groups, weights)
-        a, b = (sum(weights[group] for group in part) for part in (left, right))
-        debt = sum((debts[group] for group in left), Fraction()) * b - sum(debts[group] for group in right) * a
-        rows.append((a * scale, (a + b) * scale, math.floor(scale * (Fraction(a + b, 2) - debt))))
-        children.append([0, 0])
-        todo += [(left, node, 0), (right, node, 1)]
-    if not rows:  # one group alone
-        (only,) = (group for group, weight in enumerate(weights) if weight)
-        rows, children = [(1, 1, 0)], [[-1 - only, -1 - only]]
-    table = np.array(rows, dtype=np.int64)
-    return _Tree(table[:, 0], table[:, 1], table[:, 2], np.array(children, dtype=np.int64))
+def _tree(weights: Sequence[int]) -> _Tree:
+    """Return the Huffman tree of the groups that have a weight; equally heavy ones are joined from the last on."""
+    heap = [(weight, -1 - group) for group, weight in enumerate(weights) if weight]
+    if len(heap) == 1:
+        heap.append((0, heap[0][1]))
+    heapq.heapify(heap)
+    made: list[tuple[int, int, int, int]] = []
+    while len(heap) > 1:
+        (light, right), (heavy, left) = heapq.heappop(heap), heapq.heappop(heap)
+        made.append((heavy, light + heavy, left, right))
+        heapq.heappush(heap, (light + heavy, len(made) - 1))
+    table = np.array(made[::-1], dtype=np.int64)  # the root was made last
+    children = table[:, 2:]
+    children[children >= 0] = len(made) - 1 - children[children >= 0]
+    return _Tree(table[:, 0], table[:, 1], children)
 
 
 def _left_of(tree: _Tree, nodes: Indices, samples: Indices) -> Indices:
-    """Return how many of a node's first samples went left; a debt from before delays a side, and no more than that."""
-    wanted = (samples * tree.left[nodes] + tree.added[nodes]) // tree.total[nodes]
-    found: Indices = np.clip(wanted, 0, samples)
+    """Return how many of a node's first samples went left."""
+    found: Indices = (samples * tree.left[nodes] + tree.total[nodes] // 2) // tree.total[nodes]
     return found
 
 
@@ -140,27 +93,17 @@ class Interleaving:
     """Groups in the proportions of their weights, from position 0 without end; the weights may change on the way."""
 
     def __init__(self, weights: Sequence[int], changes: Mapping[int, Sequence[int]] | None = None) -> None:
-        phases = {0: weights, **(changes or {})}
-        self._starts = np.array(sorted(phases), dtype=np.int64)
-        self._trees: list[_Tree] = []
-        self._before: list[Indices] = []
-        drawn, due = np.zeros(len(weights), dtype=np.int64), [Fraction()] * len(weights)
-        last = 0
-        for start in self._starts.tolist():
-            if start:
-                drawn = self.counts(start)
-                own, span = phases[last], start - last
-                due = [d + Fraction(span * w, sum(own)) for d, w in zip(due, own, strict=True)]
-            debts = [int(n) - d for n, d in zip(drawn, due, strict=True)]
-            self._trees.append(_settled(phases[start], debts))
-            self._before.append(drawn)
-            last = start
+        found = segments({0: weights, **(changes or {})})
+        self._starts = np.array([start for start, _ in found], dtype=np.int64)
+        self._trees = [_tree(own) for _, own in found]
+        spans = np.diff(self._starts).tolist()
+        taken = [[span // sum(own) * weight for weight in own] for span, (_, own) in zip(spans, found, strict=False)]
+        self._before: Indices = np.cumsum([[0] * len(weights), *taken], axis=0, dtype=np.int64)
 
     def at(self, positions: Indices) -> tuple[Indices, Indices]:
         """Return the group at each position, and how many samples of it there were before."""
         groups, draws = np.empty_like(positions), np.empty_like(positions)
-        # While the object is made, positions may lie behind the last phase so far.
-        phases = np.searchsorted(self._starts[: len(self._trees)], positions, side="right") - 1
+        phases = np.searchsorted(self._starts, positions, side="right") - 1
         for phase in np.unique(phases):
             here = np.flatnonzero(phases == phase)
             found, count = _walk(self._trees[phase], positions[here] - self._starts[phase])
@@ -169,8 +112,8 @@ class Interleaving:
 
     def counts(self, samples: int) -> Indices:
         """Return how many of the first samples each group has."""
-        phase = int(np.searchsorted(self._starts[: len(self._trees)], samples, side="right")) - 1
-        tree, found = self._trees[phase], self._before[phase].copy()
+        phase = int(np.searchsorted(self._starts, samples, side="right")) - 1
+        tree, found = self._trees[phase], np.array(self._before[phase], dtype=np.int64)
         held = np.zeros(len(tree.total), dtype=np.int64)
         held[0] = samples - self._starts[phase]
         for node in range(len(held)):

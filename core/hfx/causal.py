@@ -1,0 +1,65 @@
+"""The loss of the next token, over the positions that carry a label and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+IGNORED = -100
+
+
+def causal_sum(logits: Tensor, labels: Tensor, **_: Any) -> Tensor:
+    """Return the summed cross entropy, `()`, of logits `(labelled, vocab)` for labels `(labelled,)`, in float32.
+
+    The core installs it as `model.loss_function`.
+    """
+    return nn.functional.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=IGNORED)
+
+
+def install_loss(model: nn.Module) -> None:
+    """Make `model.loss_function` the summed loss of this file."""
+    cast("Any", model).loss_function = causal_sum
+
+
+def causal_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+    """Return the summed loss of the next token, `()`, for labels `(batch, seq)`, of which -100 carries none.
+
+    The model's head is given the states of labelled positions alone: padding and prompts cost no logits. What the head
+    returns for them goes through `model.loss_function`, which a wrapper may have replaced; one that works in the head
+    has a method `expecting(labels, forward)`, a context around the model's forward pass.
+    """
+    labelled = torch.zeros_like(labels, dtype=torch.bool)
+    labelled[:, :-1] = labels[:, 1:] != IGNORED
+    targets = labels[:, 1:][labelled[:, :-1]]
+    head, loss_function = cast("Any", model).get_output_embeddings(), cast("Any", model).loss_function
+    forward = partial(model, **inputs, use_cache=False)  # a cache would make packed rows see each other
+    expecting = getattr(loss_function, "expecting", _nothing)
+    with _selecting(head, labelled), expecting(targets, forward):
+        logits = forward().logits
+    if head is None:
+        logits = logits[labelled]
+    loss: Tensor = loss_function(logits=logits.squeeze(0), labels=targets)
+    return loss
+
+
+@contextmanager
+def _nothing(*_: Any) -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _selecting(head: nn.Module | None, labelled: Tensor) -> Iterator[None]:
+    """Let the head see `(1, labelled, hidden)` of its states `(batch, seq, hidden)`."""
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(lambda _, states: (states[0][labelled].unsqueeze(0), *states[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
