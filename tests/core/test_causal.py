@@ -18,7 +18,7 @@ ARCHITECTURES = {
     "cohere": {**SIZES, "logit_scale": 0.3},
     "granite": {**SIZES, "logits_scaling": 4.0},
     "phi": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
-    "bert": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "is_decoder": True},
+    "bert": {**SIZES, "is_decoder": True},
 }  # fmt: skip
 
 
