@@ -19,6 +19,8 @@ class HubServer:
         """Commit by `OWNER/NAME@BRANCH`."""
         self.gated: set[str] = set()
         self.requests: list[str] = []
+        self.trouble: list[tuple[str, int | str]] = []
+        """What goes wrong next, one request each: a word of its address, and a status, `drop` or `cut`."""
         handler = type("Handler", (_Handler,), {"own": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -62,6 +64,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self, posted=None):
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
         self.own.requests.append(f"{self.command} {self.path}")
+        self._cut = False
+        if (what := self._trouble()) is not None:
+            if isinstance(what, int):
+                return self._json({"error": "busy"}, what, {"Retry-After": "1"} if what == 429 else {})
+            self._cut = self.close_connection = True
+            if what == "drop":
+                return None
         api = parts[0] == "api"
         kind, owner, name, *rest = parts[1:] if api else [*parts, "", ""]
         if (kind if api else parts[0]) != "datasets":
@@ -81,6 +90,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not api:
             return self._file(root / "/".join(inner), sha)
         return self._listing(route, root, sha, repo, "/".join(inner), posted)
+
+    def _trouble(self):
+        at = next((at for at, (word, _) in enumerate(self.own.trouble) if word in self.path), None)
+        return None if at is None else self.own.trouble.pop(at)[1]
 
     def _listing(self, route, root, sha, repo, inner, posted):
         files = sorted(path for path in root.rglob("*") if path.is_file())
@@ -122,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if self._cut else body)
 
 
 def _entry(path, root):

@@ -6,23 +6,28 @@ further; a run that goes back (another epoch, an older checkpoint) reads them ag
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hfx.launch import StoppedWaiting
 from hfx.prepare import TablePlan, prepare_table
 from hfx.protocols import BadRow, Row, Rows, Source, Table
 from hfx.reading import Reading
-from hfx.rows import RowSet
 from hfx.stages import prepare_rows
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from hfx.run import Run
+
+_LOOK_EVERY = 0.2
+"""Seconds after which a run that waits for a block looks whether it is to stop."""
 _LEAVE_WITHIN = 5.0
 """Seconds that the end of a run waits for the reader: a network's answer may be longer in coming."""
 
@@ -60,6 +65,8 @@ class _Leaving:
         return self.inner.fingerprint()
 
     def read(self, start: int = 0) -> Iterator[Row | BadRow]:
+        if self.over.is_set():
+            raise _ClosedError
         for row in self.inner.read(start):
             if self.over.is_set():
                 raise _ClosedError
@@ -84,41 +91,56 @@ class _Ahead(threading.Thread):
         except BaseException as error:  # noqa: BLE001  raised again by `result`
             self._error = error
 
-    def result(self) -> Table | None:
-        """Wait for the block and return its table."""
-        self.join()
-        if self._error:
-            raise self._error
-        return self._table
+    def result(self, waits: Callable[[bool], bool]) -> Table | None:
+        """Return the block's table as soon as `waits(missing)` no longer says to wait on for it."""
+        while True:
+            self.join(_LOOK_EVERY)
+            missing = self.is_alive()
+            if not missing and self._error:
+                raise self._error
+            if not waits(missing):
+                return self._table
 
 
 class StreamBlocks:
     """A stream: blocks of rows, prepared ahead of need, then ordinary tables in the cache for as long as they serve."""
 
     def __init__(
-        self, rows: Rows, plan: TablePlan, cache: Path, reading: Reading, first: Table, held_out: RowSet
-    ) -> None:
+        self, rows: Rows, plan: TablePlan, cache: Path, reading: Reading, first: Table,
+        held_out: NDArray[np.uint64] | None, waits: Callable[[bool], bool],
+    ) -> None:  # fmt: skip
         self._over = threading.Event()
         self._rows = replace(rows, source=_Leaving(rows.source, self._over))
-        self._plan, self._cache, self._reading = plan, cache, reading
+        self._plan, self._cache, self._reading, self._waits = plan, cache, reading, waits
         self._tables: dict[int, Table | None] = {0: first}
-        self._held_out: NDArray[np.uint64] = held_out.hashes()
+        self._held_out = held_out
         self._folders: dict[int, list[Path]] = {}
         self._ahead: _Ahead | None = None
 
     def get(self, index: int) -> Table | None:
-        """Return a block's table, or None behind the stream's end; begins with the next one meanwhile."""
+        """Return a block's table, or None behind the stream's end; begins with the next one meanwhile.
+
+        Raises:
+            StoppedWaiting: the run is to end, and the block has not come.
+        """
         if index not in self._tables:
-            ahead, self._ahead = self._ahead, None
-            if ahead and ahead.index != index:
-                ahead.result()  # two at a time would want the memory of two
-                ahead = None
-            table = ahead.result() if ahead else self.prepare(index)
+            if self._ahead and self._ahead.index != index:
+                self._awaited(self._ahead)  # two at a time would want the memory of two
+            table = self._awaited(self._ahead or _Ahead(self, index))
             self._tables = {i: t for i, t in self._tables.items() if i in (0, index - 1)} | {index: table}
             self._forget(index - 2)
         if self._ahead is None and self._tables[index] is not None and index + 1 not in self._tables:
             self._ahead = _Ahead(self, index + 1)
         return self._tables[index]
+
+    def _awaited(self, ahead: _Ahead) -> Table | None:
+        try:
+            return ahead.result(self._waits)
+        except StoppedWaiting:
+            self._over.set()
+            raise
+        finally:
+            self._ahead = ahead if ahead.is_alive() else None
 
     def prepare(self, index: int) -> Table | None:
         """Read and prepare a block, or return None where the stream has ended before it."""
@@ -127,14 +149,18 @@ class StreamBlocks:
         found = prepare_rows(self._rows, self._cache, block)
         if found.report.read == 0:
             return None
-        table = prepare_table(found.without(self._held_out), self._plan, self._cache)
+        kept = found if self._held_out is None else found.without(self._held_out)
+        table = prepare_table(kept, self._plan, self._cache)
         stages = [found.stage.parent / stage for stage in found.report.stages]
         self._folders[index] = [*stages, table.path]
         return table
 
     def _forget(self, index: int) -> None:
-        """Remove a block from the cache; the first one stays, since facts, labels and evaluation rows are its."""
-        for folder in self._folders.pop(index, []) if index > 0 else ():
+        """Remove a block from the cache.
+
+        The first one stays, since facts, labels and evaluation rows are its; those to evaluate on are read again.
+        """
+        for folder in self._folders.pop(index, []) if index > 0 and self._held_out is not None else ():
             shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
@@ -143,3 +169,21 @@ class StreamBlocks:
         if self._ahead:
             self._ahead.join(_LEAVE_WITHIN)
             self._ahead = None
+
+
+def blocks_of(run: Run, split: str) -> OneBlock | StreamBlocks:
+    """Return the blocks to train or to evaluate on; rows that are held out are those of the first block."""
+    name = "eval" if split == "eval" and run.config.eval_data is not None else "train"
+    rows, first = run._source(name), run.table(split)
+    if rows.source.indexed or name != split:
+        return OneBlock(first)
+    held_out = run.rows("eval").hashes() if split == "train" else None
+    return StreamBlocks(rows, run._table_plan(), run.cache, run._reading(rows), first, held_out, run.waits)
+
+
+def tables(blocks: OneBlock | StreamBlocks) -> Iterator[Table]:
+    """Yield the tables of all blocks."""
+    for index in itertools.count():
+        if (table := blocks.get(index)) is None:
+            return
+        yield table

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from hfx.run import Run
 
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
-"""Each is answered at the next step's boundary with a checkpoint; a second SIGINT ends at once."""
+"""Each is answered with a checkpoint at the next step's boundary, or while a block of a stream is waited for; a second
+SIGINT ends at once."""
+
+
+class StoppedWaiting(Exception):  # noqa: N818  reads as what happened
+    """The run was told to end while it waited for a block of a stream."""
 
 
 def world_from(environment: Mapping[str, str] = os.environ) -> World:

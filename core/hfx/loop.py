@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,10 +19,8 @@ from torch import Tensor, nn
 from hfx.order import GlobalBatch, Sequence
 
 if TYPE_CHECKING:
-    from hfx.protocols import Batch, Metrics, Task
+    from hfx.protocols import Batch, Metrics, Table, Task
     from hfx.run import Run
-
-IGNORED = -100
 
 
 class TaskModule(nn.Module):
@@ -36,21 +34,6 @@ class TaskModule(nn.Module):
     def forward(self, batch: Batch, metrics: Metrics | None = None) -> Tensor:
         """Return the sum of the loss over the batch, `()`."""
         return self._task.loss(self.model, batch, metrics)
-
-
-def causal_sum(logits: Tensor, labels: Tensor, vocab_size: int | None = None, **_: Any) -> Tensor:
-    """Return the summed cross entropy of the next token, `()`: logits `(batch, seq, vocab)`, labels `(batch, seq)`.
-
-    Only labelled positions are brought to float32. The core installs it as `model.loss_function`.
-    """
-    targets = labels[:, 1:]
-    labelled = targets != IGNORED
-    return nn.functional.cross_entropy(logits[:, :-1][labelled].float(), targets[labelled], reduction="sum")
-
-
-def install_loss(model: nn.Module) -> None:
-    """Make `model.loss_function` the summed loss of this file."""
-    cast("Any", model).loss_function = causal_sum
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -123,35 +106,47 @@ def memory_bytes(device: torch.device) -> int:
 
 def evaluate(run: Run) -> dict[str, float]:
     """Return `eval_loss` and the task's metrics over the evaluation rows, exact for any number of ranks."""
-    table = run.table("eval")
-    micro, world = run.config.micro_batch_size, run.world
-    starts = range(0, len(table), micro)
-    rounds = math.ceil(len(starts) / world.size)
-    metrics, unused = run.task.metrics(), run.task.metrics()
+    from hfx.blocks import tables
+
+    metrics = run.task.metrics()
     total = torch.zeros((), dtype=torch.float64)
+    units = before = 0
     run.module.eval()
     with torch.no_grad():
-        for index in range(rounds):
-            at = (index * world.size + world.rank) * micro
-            counts = at < len(table)
-            rows = range(at, min(at + micro, len(table))) if counts else range(1)
-            tensors = to_device(run.batcher.collate(_eval_values(run, table, rows)), run.device)
-            with run.precision.autocast():
-                loss = run.module(tensors, metrics if counts else unused)
-            if counts:
-                total += loss.double().cpu()
+        for table in tables(run.blocks("eval")):
+            total += _evaluate_table(run, table, before, metrics)
+            units += int(table.column("units").sum())
+            before += len(table)
     run.module.train()
     total = run.backend.all_reduce(total)
     metrics.state = run.backend.all_reduce(metrics.state.cpu())
-    units = max(1, int(table.column("units").sum()))
-    return {"eval_loss": float(total) / units} | {f"eval_{name}": value for name, value in metrics.compute().items()}
+    figures = {f"eval_{name}": value for name, value in metrics.compute().items()}
+    return {"eval_loss": float(total) / max(1, units)} | figures
 
 
-def _eval_values(run: Run, table: Any, rows: range) -> list[list[dict[str, Any]]]:
+def _evaluate_table(run: Run, table: Table, before: int, metrics: Metrics) -> Tensor:
+    """Return the sum of the loss over this rank's part of a table, `()`, with so many examples in the blocks before."""
+    micro, world = run.config.micro_batch_size, run.world
+    rounds = math.ceil(math.ceil(len(table) / micro) / world.size)
+    total, unused = torch.zeros((), dtype=torch.float64), run.task.metrics()
+    for index in range(rounds):
+        at = (index * world.size + world.rank) * micro
+        counts = at < len(table)
+        rows = range(at, min(at + micro, len(table))) if counts else range(1)
+        tensors = to_device(run.batcher.collate(_eval_values(run, table, rows, before)), run.device)
+        with run.precision.autocast():
+            loss = run.module(tensors, metrics if counts else unused)
+        if counts:
+            total += loss.double().cpu()
+    return total
+
+
+def _eval_values(run: Run, table: Table, rows: range, before: int) -> list[list[dict[str, Any]]]:
     return [
         [
             run.task.draw(
-                table.values(row), np.random.Generator(np.random.Philox(key=run.config.seed, counter=[0, row, 0, 0]))
+                table.values(row),
+                np.random.Generator(np.random.Philox(key=run.config.seed, counter=[0, before + row, 0, 0])),
             )
         ]
         for row in rows

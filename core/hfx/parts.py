@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from hfx.blocks import OneBlock, StreamBlocks
     from hfx.manager import ActivePlugin
     from hfx.order import Order, Position
     from hfx.prepare import TablePlan
@@ -180,8 +181,8 @@ class Parts:
         return self._part("model", self._build_model)
 
     def _build_model(self) -> PreTrainedModel:
-
-        from hfx.loop import install_loss, seed_everything
+        from hfx.causal import install_loss
+        from hfx.loop import seed_everything
 
         seed_everything(self.config.seed, 1)  # what a model initialises depends on the seed, whoever wrote its plugin
         with self.backend.building():
@@ -227,19 +228,21 @@ class Parts:
         return self._part("batcher", self._build_order, "/order")
 
     def _build_order(self) -> Order:
-        from hfx.blocks import OneBlock, StreamBlocks
         from hfx.order import Order
 
-        first = self.table("train")
+        self.table("train")
         batcher = self.hooks.batcher(run=self._run) if "batcher" not in self._parts else self._parts["batcher"]
         self._parts["batcher"] = batcher
-        blocks: OneBlock | StreamBlocks = OneBlock(first)
-        if self.streams:
-            rows = self._source("train")
-            blocks = StreamBlocks(rows, self._table_plan(), self.cache, self._reading(rows), first, self.rows("eval"))
-        self._parts["blocks"] = blocks
         make = lambda table: self.hooks.sampler(table=table, run=self._run)  # noqa: E731
-        return Order(blocks, make, batcher, self.config.batch_size, self.config.seed)
+        return Order(self.blocks("train"), make, batcher, self.config.batch_size, self.config.seed)
+
+    def blocks(self, split: str) -> OneBlock | StreamBlocks:
+        """Return the tables of a split, block by block: one, or those of a stream."""
+        from hfx.blocks import blocks_of
+
+        if (label := f"blocks/{split}") not in self._parts:
+            self._parts[label] = blocks_of(self._run, split)
+        return cast("OneBlock | StreamBlocks", self._parts[label])
 
     @property
     def position(self) -> Position:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hfx.errors import DataError
-from hfx.launch import STOP_SIGNALS
+from hfx.launch import STOP_SIGNALS, StoppedWaiting
 from hfx.parts import Parts
 from hfx.protocols import RunResult
 from hfx.record import Record
@@ -50,11 +50,20 @@ class Run(Parts):
         self._data_seconds = 0.0
 
     def batches(self) -> Iterator[GlobalBatch]:
-        """Yield the global batches that are left, until the last step or until the ranks agreed to stop."""
+        """Yield the global batches that are left, until the last step or until the ranks agreed to stop.
+
+        A signal while it waits for a stream's block ends the run at the last step, which is saved here.
+        """
         batches = self.order.batches(self.position)
         while self.step < self.total_steps and not self._stopping:
             started = time.perf_counter()
-            batch = next(batches, None)
+            try:
+                batch = next(batches, None)
+            except StoppedWaiting:
+                self._stop_here()
+                if self.save_due():
+                    self.save()
+                return
             if batch is None:
                 raise DataError("the data yields no examples to train on; look at what the task drops")
             self._data_seconds = time.perf_counter() - started
@@ -81,17 +90,22 @@ class Run(Parts):
         self._parts["position"] = batch.next
         self.epoch = self.order.epoch_at(batch.next, self.streams)
         self._stopping = self._stopping or stop_code > 0
-        if stop_code >= _SIGNALLED and self._stop not in STOP_SIGNALS:
-            self._stop = "SIGTERM"  # another rank was told to end, and all of them have to end alike
+        if stop_code >= _SIGNALLED:
+            self._follow_signal()
 
     def evaluate(self) -> dict[str, float]:
         """Evaluate, log it, tell the listeners, and return the figures; `{}` without evaluation rows."""
         from hfx.loop import evaluate
 
-        self._evaluated_at = self.step
+        before, self._evaluated_at = self._evaluated_at, self.step
         if not self.has_eval:
             return {}
-        figures = evaluate(self)
+        try:
+            figures = evaluate(self)
+        except StoppedWaiting:
+            self._evaluated_at = before  # the resumed run makes up for it
+            self._stop_here()
+            return {}
         self.last_metrics |= figures
         self.log({"step": self.step, "epoch": self.epoch, **figures})
         self.hooks.evaluated(run=self, metrics=figures)
@@ -132,6 +146,33 @@ class Run(Parts):
         """Ask for the end of the run; all ranks agree at the step's boundary, save, and stop."""
         self._stop = self._stop or reason
 
+    def waits(self, missing: bool) -> bool:
+        """Return whether to wait on for a block of a stream, which is missing here or came.
+
+        All ranks ask for the same blocks in the same order, and each waits for its own reading of them. So that none
+        leaves while others step, they agree here, now and then, on both: whether one is missing, and whether to stop.
+
+        Raises:
+            StoppedWaiting: a block is missing on some rank, and some rank was told to end; all leave alike.
+        """
+        told = self.stop_code >= _SIGNALLED
+        if self.world.size > 1:
+            import torch
+
+            both = torch.tensor([missing, told], dtype=torch.float64)
+            missing, told = (bool(count) for count in self.backend.all_reduce(both))
+        if missing and told:
+            raise StoppedWaiting
+        return missing
+
+    def _stop_here(self) -> None:
+        self._stopping = True
+        self._follow_signal()
+
+    def _follow_signal(self) -> None:
+        if self._stop not in STOP_SIGNALS:
+            self._stop = "SIGTERM"  # another rank was told to end, and all of them have to end alike
+
     @property
     def stop_code(self) -> int:
         """What this rank adds to the agreement: 0, 1 for a plugin's wish, more for a signal."""
@@ -155,8 +196,9 @@ class Run(Parts):
         """Close what plugins entered, leave the process group, and let go of model and engine."""
         try:
             self._exit.close()
-            if "blocks" in self._parts:
-                self._parts["blocks"].close()
+            for split in ("train", "eval"):
+                if f"blocks/{split}" in self._parts:
+                    self._parts[f"blocks/{split}"].close()
         finally:
             if "backend" in self._parts:
                 self.backend.close()

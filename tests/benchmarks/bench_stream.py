@@ -70,7 +70,7 @@ def drain(source) -> int:
 
 def throughput(folder: Path, url: str, megabytes: int) -> None:
     local = seconds(
-        lambda: drain(FileSource(tuple(find_files("data", str(folder / "a.jsonl"), None)), "line", None, "utf-8"))
+        lambda: drain(FileSource((find_files("data", str(folder / "a.jsonl"), None),), "line", None, "utf-8"))
     )
     far = seconds(lambda: drain(stream(f"{url}/a.jsonl", folder)))
     packed = seconds(lambda: drain(stream(f"{url}/a.jsonl.gz", folder)))

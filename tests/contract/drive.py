@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ ENGINES = {
     "zero2": [drives.Zero(stage=2)],
     "zero3": [drives.Zero(stage=3)],
 }
-OTHERS = {"packing": drives.Packing, "stream": drives.Stream, "freeze": drives.Freeze}
+OTHERS = {"packing": drives.Packing, "stream": drives.Stream, "freeze": drives.Freeze, "http": drives.http_stream}
 
 
 def main(output: str, steps: str, kill_at: str, engine: str, *others: str) -> None:
@@ -27,7 +28,9 @@ def main(output: str, steps: str, kill_at: str, engine: str, *others: str) -> No
     plugins = [*ENGINES[engine], *(OTHERS[name]() for name in others)]
     if int(kill_at):
         plugins.append(drives.Kill(step=int(kill_at)))
-    if "stream" not in others:
+    if interrupt_at := int(os.environ.get("DRIVE_INTERRUPT", "0")):
+        plugins.append(drives.Interrupt(step=interrupt_at))
+    if not {"stream", "http"} & set(others):
         plugins.append(drives.Stream(count=120, block=10_000))
     config = {
         "plugins": {
@@ -39,7 +42,7 @@ def main(output: str, steps: str, kill_at: str, engine: str, *others: str) -> No
     }
     hfx.train(
         config, output=output, steps=int(steps), batch_size=7, micro_batch_size=2, seq_length=48, save_every=3,
-        eval_every=4, resume="auto", plugins=plugins,
+        eval_every=4, resume="auto", plugins=plugins, data=os.environ.get("DRIVE_DATA"),
     )  # fmt: skip
 
 

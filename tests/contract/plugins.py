@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -202,6 +203,13 @@ class Stream(Plugin):
         return Rows(Numbers(self.count), block=self.block)
 
 
+def http_stream() -> Plugin:
+    """Return the built-in source that reads over http, in blocks of which a run trains on several."""
+    from hfx_plugins.sources.stream import Stream as HttpStream
+
+    return HttpStream(block=40, columns=["text"], read_ahead_mb=0.01)
+
+
 class Freeze(Plugin):
     """Trains the last layer and the norms only."""
 
@@ -225,6 +233,20 @@ class Kill(Plugin):
     def hfx_step_end(self, run: Run) -> None:
         if run.step == self.step and run.world.rank == self.rank:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Interrupt(Plugin):
+    """Sends SIGINT to one rank, a while after a step: then it waits for the next block."""
+
+    step: int
+    """The step."""
+    rank: int = 1
+    """The rank that hears of it."""
+
+    @hookimpl
+    def hfx_step_end(self, run: Run) -> None:
+        if run.step == self.step and run.world.rank == self.rank:
+            threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT)).start()
 
 
 __all__ = ["BestFit", "DdpBackend", "FsdpBackend", "StepResult"]

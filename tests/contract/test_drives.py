@@ -19,7 +19,9 @@ EXACT = ("step", "epoch", "loss", "lr", "grad_norm", "tokens", "eval_loss")
 STEPS = 8
 
 
-def drive(folder: Path, processes: int, output: str, kill_at: int, *engine: str) -> subprocess.CompletedProcess[str]:
+def drive(
+    folder: Path, processes: int, output: str, kill_at: int, *engine: str, **more: str
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(DRIVE), output, str(STEPS), str(kill_at), *engine]
     if processes > 1:
         with socket.socket() as free:
@@ -28,7 +30,7 @@ def drive(folder: Path, processes: int, output: str, kill_at: int, *engine: str)
         torchrun = ["-m", "torch.distributed.run", "--nnodes", "1", "--master_addr", "127.0.0.1"]
         command[1:1] = [*torchrun, "--master_port", str(port), "--nproc_per_node", str(processes)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HFX_CACHE": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=300)
+    return subprocess.run(command, cwd=folder, env=environment | more, text=True, capture_output=True, timeout=300)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -3,10 +3,13 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,8 @@ def server(tmp_path):
 def ask(server, tmp_path):
     """Ask in a process of its own: the hub's address is read when its packages are imported."""
 
+    said = []
+
     def answers(*questions, **environ):
         given = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "HFX_CACHE": str(tmp_path / "cache")}
         more = {"no_proxy": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -80,8 +85,10 @@ def ask(server, tmp_path):
             env=os.environ | given | more | environ, cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+        said.append(done.stderr)
         return [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("TOLD ")]
 
+    answers.said = said
     return answers
 
 
@@ -137,6 +144,59 @@ def test_what_is_cached_works_offline_and_never_stands_for_another_commit(server
     assert other["error"].startswith(f"DataError: 'me/toy' is cached at commit {first}, and not at {'0' * 40}, and the")
     assert "which commit 'draft' of 'me/toy' is was never asked here; go online once" in branch["error"]
     assert unknown["error"].startswith("RemoteError: 'me/none' is not cached here, and the hub cannot be reached")
+
+
+def test_a_hub_that_is_busy_or_drops_connections_is_asked_again(server, ask):
+    server.commit("me/toy", files(5))
+    asked, loaded, read = "api/datasets/me/toy", "/revision/", "train.jsonl"
+    server.trouble = [(asked, 503), (asked, "drop"), (asked, 429), (loaded, "cut"), (loaded, "drop"), (read, "cut")]
+    (told,) = ask({"dataset": "me/toy", "retry_minutes": 1.0})
+    assert len(told["rows"]) == 5
+    assert server.trouble == []
+    assert "'me/toy' on the hub: 503 Service Unavailable; trying again in " in ask.said[0]
+    assert "thrown while requesting" not in ask.said[0]
+
+
+def test_a_new_commit_that_cannot_be_loaded_yet_is_waited_for_though_an_old_one_is_cached(server, ask):
+    server.commit("me/toy", files(3))
+    ask({"dataset": "me/toy"})
+    new = server.commit("me/toy", files(4))
+    server.trouble = [("/revision/", 503)] * 2
+    (told,) = ask({"dataset": "me/toy", "retry_minutes": 1.0})
+    assert (len(told["rows"]), told["pinned"], server.trouble) == (4, {"revision": new}, [])
+    server.commit("me/toy", {"README.md": b"nothing else"})
+    (told,) = ask({"dataset": "me/toy", "retry_minutes": 1.0})
+    assert told["error"].startswith("DataError: 'me/toy' cannot be read: ")
+
+
+def test_a_hub_that_stays_busy_is_given_up_in_one_line_and_what_is_cached_is_read(server, ask):
+    server.commit("me/toy", files(3))
+    server.commit("me/other", files(3))
+    (online,) = ask({"dataset": "me/toy"})
+    server.trouble = [("api/datasets", 503)] * 1000
+    given_up, at_once, cached = ask(
+        {"dataset": "me/other", "retry_minutes": 0.02}, {"dataset": "me/other", "retry_minutes": 0},
+        {"dataset": "me/toy", "retry_minutes": 0},
+    )  # fmt: skip
+    why = "503 Service Unavailable; try again when it is back, or raise hub.retry_minutes"
+    assert given_up["error"] == f"RemoteError: 'me/other' on the hub fails for 0.02 minutes: {why}"
+    assert at_once["error"] == f"RemoteError: 'me/other' on the hub fails: {why}"
+    assert cached == online
+
+
+def test_without_a_network_the_run_ends_at_once_in_one_line(tmp_path):
+    words = ["data", "inspect", "--plugin", "hub", "--data", "me/toy"]
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        environ = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "HFX_CACHE": str(tmp_path), "no_proxy": "*"}
+        began = time.monotonic()
+        done = hfx(*words, cwd=tmp_path, **environ)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"hfx: 'me/toy' is not cached here, and the hub cannot be reached: .*; go online once\n", done.stderr
+    )
+    assert time.monotonic() - began < 12  # importing `datasets` beside other tests takes a while, too
 
 
 def test_what_is_wrong_is_one_line(server, ask):

@@ -14,7 +14,7 @@ from hfx import BadRow
 from hfx.errors import ConfigError, DataError, RemoteError
 from hfx.testing.tiny import tiny_rows
 from hfx_plugins.sources.sql import Sql
-from hfx_plugins.sources.sql_impl import _has_order
+from hfx_plugins.sources.sql_fetch_impl import has_order
 
 
 def shop(path: Path, rows=None) -> Path:
@@ -79,7 +79,7 @@ def test_evaluation_rows_are_another_query(source, database):
 def test_a_query_without_an_order_is_refused_until_a_column_is_named(source, database, query):
     with pytest.raises(ConfigError, match=r"come in any order.*--sql.order_by id"):
         source(database=database, query=query)
-    assert not _has_order(query)
+    assert not has_order(query)
 
 
 def test_a_query_without_an_order_is_put_in_order_by_a_column(source, database):

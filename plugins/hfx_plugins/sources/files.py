@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from hfx import Plugin, Rows, hookimpl
 from hfx.errors import ConfigError
@@ -20,6 +20,9 @@ class Files(Plugin):
     `data` is a path, a folder, a glob, or a mapping of names to those. Text (`.txt`, `.md`, `.py`, ...), `.jsonl`,
     `.json`, `.csv`, `.tsv`, `.parquet`, `.arrow`, `.feather` and the folders of `save_to_disk`; `.gz` and `.zst` are
     read through.
+
+    A row with a NUL byte in text, JSON or CSV is bad, and a binary file under such a name is one bad row; `\\u0000` in
+    JSON and NUL in a string of Parquet or Arrow are data. A file that breaks off or is damaged ends in a bad row.
     """
 
     row: Literal["paragraph", "line", "file"] = "paragraph"
@@ -30,6 +33,8 @@ class Files(Plugin):
     """The columns to read; none: all of them."""
     encoding: str = "utf-8"
     """The encoding of text, JSON and CSV."""
+    max_line_mb: float = Field(default=64.0, gt=0)
+    """Megabytes of a line, paragraph, record or whole text above which it is a bad row."""
 
     @field_validator("encoding")
     @classmethod
@@ -51,5 +56,6 @@ class Files(Plugin):
             flag = name.replace("_", "-")
             raise ConfigError(f"no '{name}' is given; name a file, a folder or a glob with --{flag} PATH")
         named = data if isinstance(data, dict) else {name: data}
-        files = tuple(file for key in sorted(named) for file in find(key, named[key], self.format))
-        return Rows(FileSource(files, self.row, tuple(self.columns) if self.columns else None, self.encoding))
+        lists = tuple(find(key, named[key], self.format) for key in sorted(named))
+        columns = tuple(self.columns) if self.columns else None
+        return Rows(FileSource(lists, self.row, columns, self.encoding, max(1, int(self.max_line_mb * 2**20))))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import glob
-import itertools
 import json
 import os
-from dataclasses import dataclass
-from functools import lru_cache
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-import xxhash
+import pyarrow as pa
 
 from hfx.errors import DataError, nearest
-from hfx_plugins.sources.files_open_impl import opened
+from hfx_plugins.sources.files_list_impl import FileList, codes, decoded, is_dataset
+from hfx_plugins.sources.files_open_impl import Damaged, opened, unreadable
+from hfx_plugins.sources.files_walk_impl import folder_names, glob_names, prefix_of
 
 TEXT = """
     txt text md rst markdown adoc tex log py pyi c h cc cpp cxx hpp cu java kt scala js mjs jsx ts tsx go rs rb
@@ -31,54 +34,37 @@ KNOWN = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class File:
-    """One file (or `save_to_disk` folder) to read: the source's name, where it is, and its format."""
-
-    source: str
-    path: str
-    relative: str
-    format: str
-
-    def parts(self) -> list[str]:
-        """Return the files that hold its bytes, in the order in which they are read."""
-        return _dataset_parts(Path(self.path)) if self.format == "dataset" else [self.path]
-
-    def size(self) -> int:
-        """Return its size on disk in bytes."""
-        return sum(os.path.getsize(part) for part in self.parts())
-
-    def hash(self) -> str:
-        """Return the hash of its content."""
-        return ":".join(_content_hash(part, *_identity(part)) for part in self.parts())
-
-
-def find(source: str, data: str, override: str | None) -> list[File]:
+def find(source: str, data: str, override: str | None) -> FileList:
     """Return the files behind a path, folder or glob, sorted.
 
     Raises:
-        DataError: nothing is there, or a file's format is not known.
+        DataError: nothing is there, a file's format is not known, or it cannot be opened.
     """
-    path = Path(data).expanduser()
-    if path.is_dir():
-        root, paths = path, _folder(path)
-    elif path.exists():
-        root, paths = path.parent, [path]
-    elif glob.has_magic(str(path)):
-        root, paths = _glob(path)
-    else:
-        raise DataError(f"'{data}' does not exist;{_neighbour(path)}")
-    if not paths:
+    prefix, names, datasets = _names(data)
+    if not names:
         raise DataError(f"'{data}' holds no file; name a file, a folder or a glob that does")
-    files = [File(source, str(p), _relative(p, root), override or _format(p)) for p in paths]
+    kinds = codes(override or kind for kind in _formats(prefix, names, datasets, override is not None))
+    files = FileList(source, prefix, names, kinds)
     _refuse_unknown(data, files)
-    for file in files:
-        _try_to_open(file)
-    return files
+    return FileList(
+        source, prefix, names, kinds, size=sum(_try_to_open(part, f.format) for f in files for part in f.parts())
+    )
 
 
-def _relative(path: Path, root: Path) -> str:
-    return path.name if path == root else path.relative_to(root).as_posix()
+def _names(data: str) -> tuple[str, pa.LargeBinaryArray, set[bytes]]:
+    """Return (what comes before the names, the names, which of them are `save_to_disk` folders)."""
+    path = Path(data).expanduser()
+    if path.is_dir() and not is_dataset(path):
+        _refuse_splits(path)
+        names, datasets = folder_names(path)
+        return prefix_of(path), names.sorted(), datasets
+    if path.exists():
+        name = os.fsencode(path.name)
+        return prefix_of(path.parent), pa.array([name], pa.large_binary()), {name} if path.is_dir() else set()
+    if glob.has_magic(str(path)):
+        root, names, datasets = glob_names(path)
+        return prefix_of(root), names.sorted(), datasets
+    raise DataError(f"'{data}' does not exist;{_neighbour(path)}")
 
 
 def _neighbour(path: Path) -> str:
@@ -89,99 +75,73 @@ def _neighbour(path: Path) -> str:
     return found or f" there is nothing of that name in '{folder}'"
 
 
-def _hidden(name: str) -> bool:
-    # `_SUCCESS` and the like are the marks that Spark leaves beside its files.
-    return name.startswith(".") or (name.startswith("_") and "." not in name)
-
-
-def _folder(root: Path) -> list[Path]:
-    if _is_dataset(root):
-        return [root]
-    if (root / "dataset_dict.json").exists():
+def _refuse_splits(root: Path) -> None:
+    try:
         splits = json.loads((root / "dataset_dict.json").read_text())["splits"]
-        raise DataError(f"'{root}' holds several splits; name one of them: {', '.join(str(root / s) for s in splits)}")
-    found: list[Path] = []
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen or _is_dataset(Path(folder)):
-            found += [] if real in seen else [Path(folder)]
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(folder, name) for name in names if not _hidden(name)]
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"'{root / 'dataset_dict.json'}' names no splits ({error!r}); save the data set anew"
+        ) from error
+    raise DataError(f"'{root}' holds several splits; name one of them: {', '.join(str(root / s) for s in splits)}")
 
 
-def _glob(pattern: Path) -> tuple[Path, list[Path]]:
-    plain = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts)
-    root = Path(*plain)
-    found = [Path(name) for name in glob.glob(str(pattern), recursive=True)]
-    datasets = [path for path in found if path.is_dir() and _is_dataset(path)]
-    inside = {part for path in datasets for part in path.iterdir()}
-    files = [path for path in found if path.is_file() and not _hidden(path.name) and path not in inside]
-    return root, sorted(files + datasets, key=lambda path: path.as_posix())
+def _formats(prefix: str, names: pa.LargeBinaryArray, datasets: set[bytes], given: bool) -> Iterator[str]:
+    for name in decoded(names):
+        if given:
+            yield ""
+        else:
+            yield "dataset" if datasets and os.fsencode(name) in datasets else _format(prefix + name)
 
 
-def _is_dataset(folder: Path) -> bool:
-    return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
-
-
-def _dataset_parts(folder: Path) -> list[str]:
-    state = json.loads((folder / "state.json").read_text())
-    return [str(folder / entry["filename"]) for entry in state["_data_files"]]
-
-
-def _format(path: Path) -> str:
-    if path.is_dir():
-        return "dataset"
-    suffixes = [suffix[1:].lower() for suffix in path.suffixes]
+def _format(path: str) -> str:
+    suffixes = os.path.basename(path).lstrip(".").lower().split(".")[1:]
     if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     kind = FORMATS.get(suffixes[-1], "") if suffixes else ""
     return "jsonl" if kind == "json" and _holds_lines(path) else kind
 
 
-def _holds_lines(path: Path) -> bool:
+def _holds_lines(path: str) -> bool:
     """Tell whether a `.json` file is JSON Lines, as many are: its first line is a whole object."""
-    with opened(str(path)) as stream:
-        first = stream.readline(1 << 20).strip()
     try:
+        with opened(path) as stream:
+            first = stream.readline(1 << 20).strip()
         return isinstance(json.loads(first), dict)
-    except ValueError:
+    except (ValueError, RecursionError, Damaged):  # reading names what is wrong
         return False
 
 
-def _refuse_unknown(data: str, files: list[File]) -> None:
-    unknown = [file.path for file in files if not file.format]
-    if not unknown:
+def _refuse_unknown(data: str, files: FileList) -> None:
+    count = files.counts()[""]
+    if not count:
         return
-    more = f" (and {len(unknown) - 1} more under '{data}')" if len(unknown) > 1 else ""
+    first = next(file.path for file in files if not file.format)
+    more = f" (and {count - 1} more under '{data}')" if count > 1 else ""
     raise DataError(
-        f"the format of '{unknown[0]}'{more} is not known by its suffix; known are {KNOWN};"
+        f"the format of '{first}'{more} is not known by its suffix; known are {KNOWN};"
         " name the files with a glob, or give --files.format"
     )
 
 
-def _try_to_open(file: File) -> None:
-    for part in file.parts():
-        if file.format in ("parquet", "arrow") and part.endswith((".gz", ".zst")):
-            raise DataError(f"'{part}' is compressed twice over; unpack it ({file.format} compresses inside)")
-        with opened(part):
+def _try_to_open(path: str, kind: str) -> int:
+    """Return the size of a file that can be read."""
+    if path.endswith((".gz", ".zst")) and kind in ("parquet", "arrow"):
+        raise DataError(f"'{path}' is compressed twice over; unpack it ({kind} compresses inside)")
+    if path.lower().endswith(".zst"):
+        with suppress(Damaged), opened(path):  # its package may be missing
             pass
-
-
-def _identity(path: str) -> tuple[int, int]:
-    stat = os.stat(path)
-    return stat.st_size, stat.st_mtime_ns
-
-
-@lru_cache(maxsize=65536)
-def _content_hash(path: str, size: int, mtime: int) -> str:
-    """Hash a file's bytes, once in a process as long as size and time stay (they are no part of the hash)."""
-    digest = xxhash.xxh3_128()
-    with open(path, "rb", buffering=0) as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its other end
+        try:
+            found = os.fstat(number)
+        finally:
+            os.close(number)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"'{path}' is no file but a pipe, socket or device, which cannot be read twice; save it first")
+    return found.st_size

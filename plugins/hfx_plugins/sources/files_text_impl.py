@@ -1,4 +1,4 @@
-"""Readers of text, JSON Lines and JSON: numbered rows, a string standing for the reason why one is bad."""
+"""Readers of text and JSON Lines: numbered rows, a string standing for the reason why one is bad."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from hfx.errors import DataError
-from hfx_plugins.sources.files_open_impl import Opened, Outcome, lines, opened, undecodable
+from hfx_plugins.sources.files_lines_impl import lines, whole
+from hfx_plugins.sources.files_open_impl import Opened, Outcome, too_long
 
 
 def text(file: Opened) -> Iterator[Outcome]:
@@ -17,50 +17,51 @@ def text(file: Opened) -> Iterator[Outcome]:
 
 
 def _text_lines(file: Opened) -> Iterator[Outcome]:
-    for number, line in lines(file):
-        if line is None:
-            yield number, undecodable(file)
+    for number, line, bad in lines(file):
+        if bad:
+            yield number, bad
         elif line.strip():
             yield number, {"text": line}
 
 
 def _paragraphs(file: Opened) -> Iterator[Outcome]:
     block: list[str] = []
-    bad: int | None = None
-    first = 1
-    for number, line in lines(file):
-        if line is None:
-            bad = bad or number
-        elif line.strip():
-            first = first if block else number
+    spoilt = ""
+    at = first = 1
+    size = 0
+    for number, line, bad in lines(file):
+        if not bad and not line.strip():
+            yield from _paragraph(first, block, at, spoilt)
+            block, spoilt, size = [], "", 0
+            continue
+        first = first if block or spoilt else number
+        size += len(line) + 1
+        if not bad and size > file.most:
+            bad = too_long(file)
+        if bad and not spoilt:
+            spoilt, at, block = bad, number, []
+        elif not spoilt:
             block.append(line)
-        else:
-            yield from _paragraph(file, first, block, bad)
-            block, bad = [], None
-    yield from _paragraph(file, first, block, bad)
+    yield from _paragraph(first, block, at, spoilt)
 
 
-def _paragraph(file: Opened, first: int, block: list[str], bad: int | None) -> Iterator[Outcome]:
-    if bad is not None:
-        yield bad, undecodable(file)
+def _paragraph(first: int, block: list[str], at: int, spoilt: str) -> Iterator[Outcome]:
+    if spoilt:
+        yield at, f"{spoilt} (its paragraph begins at line {first})" if at > first else spoilt
     elif block:
         yield first, {"text": "\n".join(block)}
 
 
 def _whole(file: Opened) -> Iterator[Outcome]:
-    with opened(file.path) as stream:
-        data = stream.read()
-    try:
-        yield 1, {"text": data.decode(file.encoding).removeprefix("\ufeff").replace("\r\n", "\n")}
-    except UnicodeDecodeError:
-        yield 1, undecodable(file)
+    number, found, bad = whole(file)
+    yield number, bad or {"text": found.removeprefix("\ufeff").replace("\r\n", "\n")}
 
 
 def jsonl(file: Opened) -> Iterator[Outcome]:
     """Yield one object per line."""
-    for number, line in lines(file):
-        if line is None:
-            yield number, undecodable(file)
+    for number, line, bad in lines(file):
+        if bad:
+            yield number, bad
         elif line.strip():
             yield number, json_object(file, line)
 
@@ -69,16 +70,24 @@ def json_object(file: Opened, line: str) -> dict[str, Any] | str:
     """Return the object of a line, or the reason why there is none."""
     try:
         value = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        return not_json(error)
+    return checked(file, value, escapes="\\u" in line)
+
+
+def not_json(error: Exception) -> str:
+    """Say why a text is no JSON."""
+    if isinstance(error, json.JSONDecodeError):
         return f"is not JSON: {error.msg.removesuffix(' at')}, column {error.colno}"
-    except RecursionError:
+    if isinstance(error, RecursionError):
         return "is nested too deeply"
-    return _checked(file, value, escapes="\\u" in line)
+    return "holds a number of more digits than Python reads"
 
 
-def _checked(file: Opened, value: Any, escapes: bool) -> dict[str, Any] | str:
+def checked(file: Opened, value: Any, escapes: bool) -> dict[str, Any] | str:
+    """Return the columns asked for of a JSON object, or the reason why it is no row."""
     if not isinstance(value, dict):
-        return f"is not a JSON object but {_json_kind(value)}"
+        return f"is not a JSON object but {json_kind(value)}"
     if escapes and not _is_text(value):
         return "holds half a surrogate pair, which is no text"
     return file.select(value)
@@ -92,20 +101,7 @@ def _is_text(value: dict[str, Any]) -> bool:
     return True
 
 
-def _json_kind(value: object) -> str:
-    kinds = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a boolean"}
+def json_kind(value: object) -> str:
+    """Return what a JSON value is that is no object."""
+    kinds = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a boolean", dict: "an object"}
     return kinds.get(type(value), "null")
-
-
-def json_list(file: Opened) -> Iterator[Outcome]:
-    """Yield the objects of one JSON list; it is read whole."""
-    with opened(file.path) as stream:
-        data = stream.read()
-    try:
-        rows = json.loads(data.decode(file.encoding).removeprefix("\ufeff"))
-    except ValueError as error:
-        raise DataError(f"'{file.path}' is not JSON: {error}; one object a line needs --files.format jsonl") from error
-    if not isinstance(rows, list):
-        raise DataError(f"'{file.path}' holds {_json_kind(rows)}, not a list of objects; write it as .jsonl or a list")
-    for number, value in enumerate(rows, 1):
-        yield number, _checked(file, value, escapes=b"\\u" in data)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from hfx import Plugin, Problem, Rows, Secret, hookimpl
 from hfx.errors import ConfigError
 
@@ -31,6 +33,8 @@ class Hub(Plugin):
     """The columns to read; none: all of them."""
     token: Secret | None = None
     """Opens private and gated data sets, as `env:NAME`; none: what `hf auth login` left on this machine."""
+    retry_minutes: float = Field(default=10.0, ge=0)
+    """Minutes for which what fails (timeouts, cut connections, 429, 5xx) is tried again before the run gives up."""
 
     @hookimpl
     def hfx_check(self, run: Run) -> Iterator[Problem]:
@@ -52,7 +56,6 @@ class Hub(Plugin):
         named = data if isinstance(data, dict) else {"data" if split == "train" else "eval_data": data}
         part = str(run.config.eval_data) if split == "eval" else self.split
         columns = tuple(self.columns) if self.columns else None
-        asked = tuple(
-            Asked(name, named[name], self.config, part, self.revision, columns, self.token) for name in sorted(named)
-        )
+        how = (self.config, part, self.revision, columns, self.token, self.retry_minutes * 60)
+        asked = tuple(Asked(name, named[name], *how) for name in sorted(named))
         return Rows(HubSource(asked, run.cache / "hub"))

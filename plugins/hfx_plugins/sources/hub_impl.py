@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +13,13 @@ from typing import Any
 
 from hfx import BadRow, Place, Row, reveal
 from hfx.errors import ConfigError, DataError, HfxError, RemoteError, nearest
+from hfx_plugins.sources.hub_reach_impl import Commits, http_error, one_line, patience, trouble_of, watched
+from hfx_plugins.sources.retry_impl import persistently
 
 VERSION = 1
 """Raised when a row is read as something else than before."""
 _BATCH = 1_000
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+logger = logging.getLogger("hfx")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Asked:
     revision: str | None
     columns: tuple[str, ...] | None
     token: str | None
+    patience: float
+    """Seconds for which what fails is tried again."""
 
     def loaded(self, memory: Path) -> Part:
         """Load it, from the hub or from what is cached.
@@ -40,11 +44,16 @@ class Asked:
             DataError: there is no such data set or revision, or it cannot be read.
             RemoteError: the hub cannot be reached, or refuses.
         """
+        calm = patience(self.dataset, self.patience)
         if Path(self.dataset).is_dir():
-            return Part(self, self._load(None), "")
-        commit = _Commits(self, memory).commit()
-        table = self._load(commit)
-        held = Path(table.cache_files[0]["filename"]).parent.name if table.cache_files else commit or ""
+            return Part(self, persistently(lambda: self._load(None, online=True), calm), "")
+        commits = Commits(self.dataset, self.revision, self.token, memory, calm)
+        commit = commits.commit()
+        if commits.unreached:
+            table = self._cached(commit, commits.unreached)
+        else:
+            table = persistently(lambda: self._load(commit, online=True), calm)
+        held = _held(table, commit)
         if commit and held != commit:
             # Without the hub, `datasets` takes the newest commit in its cache, whichever was asked for.
             raise DataError(
@@ -53,27 +62,49 @@ class Asked:
             )
         return Part(self, table, held)
 
-    def _load(self, commit: str | None) -> Any:
+    def _cached(self, commit: str | None, why: Exception) -> Any:
+        try:
+            table = self._load(commit, online=False)
+        except RemoteError as error:
+            if isinstance(why, RemoteError):
+                raise why from None
+            raise RemoteError(
+                f"'{self.dataset}' is not cached here, and the hub cannot be reached: {one_line(why)}; go online once"
+            ) from error
+        logger.warning("the hub cannot be reached (%s), so '%s' is read as it is cached", one_line(why), self.dataset)
+        return table
+
+    def _load(self, commit: str | None, online: bool) -> Any:
+        """Load a commit; without the hub, whatever is cached."""
         import datasets
 
         token = reveal(self.token) if self.token else None
         try:
-            table = datasets.load_dataset(
-                self.dataset, self.config, split=self.split, revision=commit, token=token, streaming=False
-            )
-        except datasets.exceptions.DatasetNotFoundError as error:
-            raise DataError(f"{_one_line(error)}; look at 'data' and hub.revision") from error
-        except datasets.exceptions.DatasetGenerationError as error:
-            cause = _one_line(error.__cause__ or error)
-            raise DataError(f"'{self.dataset}' cannot be read: {cause}; look at its files on the hub") from error
-        except ValueError as error:
-            raise ConfigError(f"'{self.dataset}': {_one_line(error)}; look at hub.config and hub.split") from error
-        except (ConnectionError, FileNotFoundError) as error:
-            raise RemoteError(
-                f"'{self.dataset}' is not cached here, and the hub cannot be reached: {_one_line(error)}; "
-                "go online once"
-            ) from error
+            with watched(online) as fallback:
+                table = datasets.load_dataset(
+                    self.dataset, self.config, split=self.split, revision=commit, token=token, streaming=False
+                )
+            if fallback.error and online and _held(table, commit) != commit:
+                raise fallback.error
+        except (OSError, ValueError, http_error(), datasets.exceptions.DatasetsError) as error:
+            if online and (trouble := trouble_of(error)):
+                raise trouble from error
+            raise self._told(error) from error
         return table.select_columns(self._chosen(table))
+
+    def _told(self, error: Exception) -> HfxError:
+        import datasets
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        if isinstance(error, datasets.exceptions.DatasetNotFoundError):
+            return DataError(f"{one_line(error)}; look at 'data' and hub.revision")
+        unreadable = isinstance(error, FileNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
+        if unreadable or isinstance(error, datasets.exceptions.DatasetGenerationError):
+            cause = one_line(error.__cause__ or error)
+            return DataError(f"'{self.dataset}' cannot be read: {cause}; look at its files on the hub")
+        if isinstance(error, ValueError) and not isinstance(error, OSError):
+            return ConfigError(f"'{self.dataset}': {one_line(error)}; look at hub.config and hub.split")
+        return RemoteError(f"'{self.dataset}' cannot be loaded: {one_line(error)}; look at hub.dataset")
 
     def _chosen(self, table: Any) -> list[str]:
         for name in self.columns or ():
@@ -91,66 +122,6 @@ class Asked:
                     "columns to read with --hub.columns"
                 )
         return chosen
-
-
-class _Commits:
-    """Which commit a revision is: what the hub says, or what it said the last time."""
-
-    def __init__(self, asked: Asked, memory: Path) -> None:
-        self._asked = asked
-        key = hashlib.sha256(json.dumps([asked.dataset, asked.revision]).encode()).hexdigest()[:32]
-        self._file = memory / key
-
-    def commit(self) -> str | None:
-        """Return the commit's hash; None where the hub cannot be reached and never said so."""
-        revision = self._asked.revision
-        if revision and _COMMIT.fullmatch(revision):
-            return revision
-        found = self._said()
-        if found is not None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.write_text(found)
-            return found
-        if self._file.is_file():
-            return self._file.read_text()
-        if revision:
-            raise RemoteError(
-                f"the hub cannot be reached, and which commit '{revision}' of '{self._asked.dataset}' is was never "
-                "asked here; go online once, or give the commit's hash"
-            )
-        return None
-
-    def _said(self) -> str | None:
-        """Ask the hub; None where it cannot be reached."""
-        from huggingface_hub import HfApi, errors
-
-        name, revision = self._asked.dataset, self._asked.revision
-        token = reveal(self._asked.token) if self._asked.token else None
-        try:
-            sha = HfApi(token=token).dataset_info(name, revision=revision).sha
-        except errors.GatedRepoError as error:
-            raise self._refused(
-                "is gated; ask for access on its page, and give a token with --hub.token env:NAME"
-            ) from error
-        except errors.RepositoryNotFoundError as error:
-            what = (
-                "does not exist on the hub, or is private; look at its name, or give a token with --hub.token env:NAME"
-            )
-            raise self._refused(what, DataError) from error
-        except errors.RevisionNotFoundError as error:
-            raise self._refused(f"has no revision '{revision}'; look at hub.revision", DataError) from error
-        except errors.HFValidationError as error:
-            raise self._refused("is no name of a data set, nor a folder; give OWNER/NAME", DataError) from error
-        except errors.HfHubHTTPError as error:
-            if error.response.status_code >= 500:
-                return None
-            raise self._refused(f"is refused: {_one_line(error)}") from error
-        except (_http_error(errors), OSError):
-            return None
-        return str(sha) if sha else None
-
-    def _refused(self, what: str, kind: type[HfxError] = RemoteError) -> HfxError:
-        return kind(f"the data set '{self._asked.dataset}' {what}")
 
 
 @dataclass(frozen=True)
@@ -194,10 +165,9 @@ def _row(place: Place, values: dict[str, Any], labels: dict[str, list[str]]) -> 
     return Row(values, place)
 
 
-def _http_error(errors: Any) -> type[Exception]:
-    """Return the base of what the hub's http library raises; which library that is depends on the version."""
-    found: type[Exception] = next(base for base in errors.HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
-    return found
+def _held(table: Any, commit: str | None) -> str:
+    """Return the commit that was loaded."""
+    return Path(table.cache_files[0]["filename"]).parent.name if table.cache_files else commit or ""
 
 
 def _content(file: str) -> str:
@@ -208,10 +178,6 @@ def _content(file: str) -> str:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".")
 
 
 class HubSource:

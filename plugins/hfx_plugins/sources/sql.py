@@ -43,6 +43,8 @@ class Sql(Plugin):
     """A query whose result changes when the rows do; none: all rows are hashed before they are prepared."""
     fetch: int = Field(default=1_000, ge=1)
     """Rows fetched at a time."""
+    retry_minutes: float = Field(default=10.0, ge=0)
+    """Minutes for which what fails (a lost connection, a locked database) is tried again before the run gives up."""
 
     @field_validator("database")
     @classmethod
@@ -92,9 +94,12 @@ class Sql(Plugin):
 
     @hookimpl
     def hfx_source(self, split: str, run: Run) -> Rows:
-        from hfx_plugins.sources.sql_impl import Database, SqlSource, queries
+        from hfx_plugins.sources.sql_database_impl import Database
+        from hfx_plugins.sources.sql_fetch_impl import queries
+        from hfx_plugins.sources.sql_impl import SqlSource
 
         data = run.config.eval_data if split == "eval" else self.query or self.table or run.config.data
         named = data if isinstance(data, dict) else {"data" if split == "train" else "eval_data": data or ""}
         database = Database(self.module, self.database, tuple(self.connect.items()))
-        return Rows(SqlSource(database, queries(named, self.order_by), self.version_query, self.fetch))
+        asked = queries(named, self.order_by)
+        return Rows(SqlSource(database, asked, self.version_query, self.fetch, self.retry_minutes * 60))

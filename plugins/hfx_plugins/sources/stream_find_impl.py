@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from hfx.errors import DataError
 from hfx_plugins.sources.files_find_impl import FORMATS
-from hfx_plugins.sources.stream_retry_impl import persistently
+from hfx_plugins.sources.retry_impl import persistently
+from hfx_plugins.sources.stream_retry_impl import patience
 from hfx_plugins.sources.stream_transport_impl import Access, failed, failures, filesystem
 
 READABLE = ("text", "jsonl", "csv", "tsv", "parquet")
@@ -38,7 +39,7 @@ def find(named: Mapping[str, str], override: str | None, access: Access) -> tupl
     found: list[Remote] = []
     for source in sorted(named):
         for address in _expanded(named[source]):
-            urls = persistently(partial(_listed, address, access), address, access)
+            urls = persistently(partial(_listed, address, access), patience(address, access))
             if not urls:
                 raise DataError(f"'{address}' matches no file; look at 'data'")
             found += [Remote(source, url, *_kind(url, override)) for url in urls]

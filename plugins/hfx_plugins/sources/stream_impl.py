@@ -13,12 +13,13 @@ from pathlib import Path
 from types import TracebackType
 
 from hfx import BadRow, Row
+from hfx_plugins.sources.retry_impl import persistently
 from hfx_plugins.sources.stream_ahead_impl import Ahead
 from hfx_plugins.sources.stream_fetch_impl import Fetcher
 from hfx_plugins.sources.stream_find_impl import Remote
 from hfx_plugins.sources.stream_formats_impl import Reading
 from hfx_plugins.sources.stream_marks_impl import Marks
-from hfx_plugins.sources.stream_retry_impl import persistently
+from hfx_plugins.sources.stream_retry_impl import patience
 from hfx_plugins.sources.stream_transport_impl import Access, Identity
 
 VERSION = 1
@@ -55,7 +56,7 @@ class StreamSource:
     @cached_property
     def _identities(self) -> list[Identity]:
         def probed(file: Remote) -> Identity:
-            return persistently(lambda: self.access.identity(file.url), file.url, self.access)
+            return persistently(lambda: self.access.identity(file.url), patience(file.url, self.access))
 
         with ThreadPoolExecutor(min(_PROBES, len(self.files))) as pool:
             return list(pool.map(probed, self.files))

@@ -1,74 +1,22 @@
-"""Trying again: with growing pauses, for so many minutes, from the byte at which it broke."""
+"""A file's bytes whatever happens to the connection: from the byte at which it broke, for so many minutes."""
 
 from __future__ import annotations
 
-import logging
-import random
 import threading
 import time
-from collections.abc import Callable
-from typing import TypeVar
 
-from hfx.errors import DataError, RemoteError
-from hfx_plugins.sources.stream_transport_impl import Access, Body, Identity, Trouble
+from hfx.errors import DataError
+from hfx_plugins.sources.retry_impl import Closed, Patience, Trouble
+from hfx_plugins.sources.stream_transport_impl import Access, Body, Identity
 
-T = TypeVar("T")
 LEAST_RATE = 100
 """Bytes a second below which a connection is given up for a new one."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 60.0
-logger = logging.getLogger("hfx")
 
 
-class Closed(Exception):  # noqa: N818  reads as what happened
-    """The reader was closed while it waited."""
-
-
-class Patience:
-    """Pauses between attempts, until trouble has lasted too long."""
-
-    def __init__(self, url: str, seconds: float, closed: threading.Event) -> None:
-        self._url, self._seconds, self._closed = url, seconds, closed
-        self._since: float | None = None
-        self._attempts = 0
-        # Its own, so that neither the seed of a run decides pauses nor pauses what a run draws.
-        self._random = random.Random()
-
-    def calm(self) -> None:
-        """Take note that it works again."""
-        self._since, self._attempts = None, 0
-
-    def wait(self, trouble: Trouble, offset: int = 0) -> None:
-        """Pause before the next attempt.
-
-        Raises:
-            RemoteError: the time is up.
-            Closed: nobody waits for it any more.
-        """
-        now = time.monotonic()
-        self._since = now if self._since is None else self._since
-        left = self._seconds - (now - self._since)
-        if left <= 0:
-            raise RemoteError(
-                f"'{self._url}' fails at byte {offset:,} for {self._seconds / 60:g} minutes: {trouble}; go on with "
-                "--resume when it is back, or raise stream.retry_minutes"
-            )
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._attempts, 16)) * self._random.uniform(0.5, 1.5)
-        pause = min(max(pause, trouble.wait), left)
-        if self._attempts in (0, 3) or pause > 10:
-            logger.warning("'%s' at byte %s: %s; trying again in %.1f s", self._url, f"{offset:,}", trouble, pause)
-        self._attempts += 1
-        if self._closed.wait(pause):
-            raise Closed
-
-
-def persistently(what: Callable[[], T], url: str, access: Access, closed: threading.Event | None = None) -> T:
-    """Call until it works, or the time is up."""
-    patience = Patience(url, access.patience, closed or threading.Event())
-    while True:
-        try:
-            return what()
-        except Trouble as trouble:
-            patience.wait(trouble)
+def patience(url: str, access: Access, closed: threading.Event | None = None) -> Patience:
+    """Return the pauses between attempts to read a file."""
+    advice = "go on with --resume when it is back, or raise stream.retry_minutes"
+    return Patience(f"'{url}'", access.patience, advice, closed)
 
 
 class Bytes:
@@ -83,7 +31,7 @@ class Bytes:
         """Bytes read once more because the server serves no ranges."""
         self._stop, self._end = stop, expected.size if stop is None else stop
         self._expected, self._access, self._closed = expected, access, closed
-        self._patience = Patience(url, access.patience, closed)
+        self._patience = patience(url, access, closed)
         self._body: Body | None = None
         self._held = b""
         self._since_trouble = 0
@@ -99,7 +47,7 @@ class Bytes:
             except Trouble as trouble:
                 self.close()
                 self._since_trouble = 0
-                self._patience.wait(trouble, self.offset)
+                self._patience.wait(trouble, f" at byte {self.offset:,}")
                 continue
             self.offset += len(data)
             self._since_trouble += len(data)

@@ -5,13 +5,11 @@ Http does not go through fsspec: its files hide whether a server honoured a rang
 
 from __future__ import annotations
 
-import email.utils
 import http.client
 import os
 import socket
 import ssl
 import sys
-import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
@@ -20,20 +18,11 @@ from typing import Any, Protocol
 
 from hfx import reveal
 from hfx.errors import DataError, RemoteError
+from hfx_plugins.sources.retry_impl import TEMPORARY, Trouble, retry_after
 
 CHUNK = 1 << 18
 _reached: set[str] = set()
 """Hosts that answered before."""
-_TEMPORARY = (408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)
-
-
-class Trouble(Exception):  # noqa: N818  reads as what happened
-    """What may be over in a while: a timeout, a cut connection, a busy server."""
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait = wait
-        """Seconds that the server asks to be left alone for."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +152,8 @@ def _answered(request: urllib.request.Request, timeout: float) -> Any:
 
 
 def _refused(url: str, error: urllib.error.HTTPError) -> Exception:
-    if error.code in _TEMPORARY:
-        return Trouble(f"{error.code} {error.reason}", _retry_after(error.headers.get("Retry-After")))
+    if error.code in TEMPORARY:
+        return Trouble(f"{error.code} {error.reason}", retry_after(error.headers.get("Retry-After")))
     if error.code in (404, 410):
         return DataError(f"'{url}' does not exist ({error.code} {error.reason}); look at 'data'")
     if error.code in (401, 403):
@@ -172,17 +161,6 @@ def _refused(url: str, error: urllib.error.HTTPError) -> Exception:
             f"'{url}' may not be read ({error.code} {error.reason}); give what it asks for with stream.headers"
         )
     return RemoteError(f"'{url}' is refused ({error.code} {error.reason}); look at the address")
-
-
-def _retry_after(value: str | None) -> float:
-    """Return the seconds of a `Retry-After` header: a number, or a date."""
-    if not value:
-        return 0.0
-    if value.strip().isdigit():
-        return float(value)
-    with suppress(ValueError, TypeError):
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    return 0.0
 
 
 def _described(response: Any, asked: int) -> tuple[Identity, int, int | None]:
