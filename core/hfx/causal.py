@@ -36,7 +36,9 @@ def causal_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) 
     labelled = torch.zeros_like(labels, dtype=torch.bool)
     labelled[:, :-1] = labels[:, 1:] != IGNORED
     targets = labels[:, 1:][labelled[:, :-1]]
-    head, loss_function = cast("Any", model).get_output_embeddings(), cast("Any", model).loss_function
+    # A module around the model may hide its head: then all logits are there, and the labelled ones are taken.
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    loss_function = cast("Any", model).loss_function
     forward = partial(model, **inputs, use_cache=False)  # a cache would make packed rows see each other
     expecting = getattr(loss_function, "expecting", _nothing)
     with _selecting(head, labelled), expecting(targets, forward):
