@@ -112,12 +112,14 @@ def evaluate(run: Run) -> dict[str, float]:
     total = torch.zeros((), dtype=torch.float64)
     units = before = 0
     run.module.eval()
-    with torch.no_grad():
-        for table in tables(run.blocks("eval")):
-            total += _evaluate_table(run, table, before, metrics)
-            units += int(table.column("units").sum())
-            before += len(table)
-    run.module.train()
+    try:
+        with torch.no_grad():
+            for table in tables(run.blocks("eval")):
+                total += _evaluate_table(run, table, before, metrics)
+                units += int(table.column("units").sum())
+                before += len(table)
+    finally:
+        run.module.train()
     total = run.backend.all_reduce(total)
     metrics.state = run.backend.all_reduce(metrics.state.cpu())
     figures = {f"eval_{name}": value for name, value in metrics.compute().items()}

@@ -112,13 +112,16 @@ def differences(run: Run, found: Checkpoint) -> list[Difference]:
         result.append(Difference("world size", found.state["world_size"], run.world.size, _LAST_BITS))
     current = {a.name: [a.distribution, a.version, a.plugin.options()] for a in run.active}
     saved_plugins = found.state["plugins"]
+    optimizer = run.resolved.roles["optimizer"].plugin
     for name in sorted(saved_plugins.keys() | current):
         saved, present = saved_plugins.get(name), current.get(name)
         if saved != present:
             effect = (
                 "the checkpoint's learning rate and groups stay" if saved and present else "another plugin takes part"
             )
-            result.append(Difference(f"plugin '{name}'", *_brief(saved, present), effect))
+            other = name == optimizer and saved is None
+            effect = "the checkpoint holds the state of another optimizer" if other else effect
+            result.append(Difference(f"plugin '{name}'", *_brief(saved, present), effect, refused=other))
     if found.state["data"]["plan_sha256"] != run.plan_sha256():
         result.append(
             Difference("order of samples", found.state["data"]["plan_sha256"][:8], run.plan_sha256()[:8],

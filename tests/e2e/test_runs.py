@@ -242,3 +242,11 @@ def test_a_file_in_the_place_of_the_model_is_an_error_and_the_resumed_run_export
     )
     assert again.returncode == 0
     assert (model / "model.safetensors").is_file()
+
+
+def test_another_optimizer_is_refused_on_resume_and_the_run_stays(folder: Path) -> None:
+    assert train(folder, "--steps", "2", "--output", "adam").returncode == 0
+    done = train(folder, "--steps", "4", "--output", "adam", "--resume", "auto", "--plugin", "lion")
+    assert done.returncode == 2
+    assert "the checkpoint holds the state of another optimizer" in done.stderr
+    assert len(figures(folder / "adam")) == 3  # two steps and an evaluation

@@ -97,6 +97,15 @@ def test_a_server_that_is_restarted_throttled_and_cut_while_training_changes_not
     assert sum(first > 0 for first in opened) >= 3, opened
 
 
+@pytest.mark.slow
+def test_a_server_that_is_away_for_a_minute_while_training_changes_nothing(server, train):
+    calm = ledger(train("calm"))
+    started = time.monotonic()
+    patient = Stream(**{**QUICK, "retry_minutes": 3.0}, read_ahead_mb=0.01)
+    assert ledger(train("troubled", {5: lambda _: server.down_for(60)}, source=patient)) == calm
+    assert time.monotonic() - started > 60
+
+
 @pytest.mark.parametrize("lose", ["nothing", "the cache"])
 def test_a_run_stopped_in_the_middle_of_a_block_goes_on_without_losing_or_repeating_a_row(server, train, lose):
     whole = ledger(train("whole"))
