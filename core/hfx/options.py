@@ -65,11 +65,13 @@ def from_text(text: str, annotation: Any, typed: bool = True) -> Any:
         return None
     flows = {"{" if issubclass(kind, Mapping | BaseModel) else "[" for kind in map(_class, kinds) if _holds(kind)}
     if flows and (str not in kinds or text.lstrip()[:1] in flows):
+        # One word, or several with commas, are a list where nothing else can be meant.
+        listed = typed and flows == {"["} and text.lstrip()[:1] != "["
         try:
-            # One word, or several with commas, are a list where nothing else can be meant.
-            listed = typed and flows == {"["} and text.lstrip()[:1] != "["
             return yaml.safe_load(f"[{text}]" if listed else text)
         except yaml.YAMLError as error:
+            if listed and any(get_args(kind) == (str,) for kind in kinds):
+                return [word.strip() for word in text.split(",")]  # patterns, as `*.mlp`
             raise ValueError("it should be YAML, like [1, 2] or {a: 1}") from error
     return text
 

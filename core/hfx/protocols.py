@@ -499,13 +499,18 @@ class RunResult:
         """Load the trained model with plain transformers.
 
         Raises:
-            ModelError: the run was stopped, and what it trained is in its checkpoint.
+            ModelError: the run was stopped, and what it trained is in its checkpoint; or it saved adapters alone.
         """
         import json
 
         from hfx.errors import ModelError
 
         described = self.path / "model" / "config.json"
+        if (described.parent / "adapter_config.json").is_file():
+            raise ModelError(
+                f"'{described.parent}' holds adapters; load them with their base, by "
+                "'transformers.AutoModelForCausalLM.from_pretrained' or peft's 'PeftModel'"
+            )
         if not described.is_file():
             raise ModelError(
                 f"the run '{self.path}' did not end and has no model yet; go on with 'hfx train --resume {self.path}'"

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.flop_counter import flop_registry
+from torch.utils.weak import WeakTensorKeyDictionary
 
 _aten = torch.ops.aten
 _SAME_FLOPS = {
@@ -115,6 +116,41 @@ def _positions(index: Any) -> Iterable[Any]:
     return (index,)
 
 
+@contextmanager
+def _movable() -> Iterator[None]:
+    """Let modules of fake parameters be cast, moved and copied: torch swaps contents, or copies what is not there."""
+    torchs_own: Any = nn.Module._apply
+    moved: Any = WeakTensorKeyDictionary()
+
+    def apply(self: Any, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        fakes: dict[str, Any] = {name: p for name, p in self._parameters.items() if isinstance(p, FakeTensor)}
+        if not fakes:
+            return torchs_own(self, fn, recurse)
+        for child in self.children() if recurse else ():
+            child._apply(fn)
+        for name, parameter in fakes.items():
+            with torch.no_grad():
+                made = fn(parameter)
+            if (made.dtype, made.device) != (parameter.dtype, parameter.device):
+                # Tied parameters stay one.
+                self._parameters[name] = moved.setdefault(parameter, nn.Parameter(made, parameter.requires_grad))
+        self._buffers.update({name: fn(buffer) for name, buffer in self._buffers.items() if buffer is not None})
+        return self
+
+    def copied(self: FakeTensor, memo: dict[int, Any]) -> Any:
+        made: Any = self.detach().clone()
+        memo[id(self)] = made = nn.Parameter(made, self.requires_grad) if isinstance(self, nn.Parameter) else made
+        return made
+
+    nn.Module._apply = apply  # type: ignore[method-assign]
+    FakeTensor.__deepcopy__ = copied  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module._apply = torchs_own  # type: ignore[method-assign]
+        del FakeTensor.__deepcopy__
+
+
 class Tracer:
     """Records the storages of everything that runs inside `tracing()`."""
 
@@ -131,6 +167,7 @@ class Tracer:
             fake = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             stack.enter_context(_RealIntegers(fake))
             stack.enter_context(_Recorder(self))
+            stack.enter_context(_movable())
             yield
 
     def segment(self, name: str) -> None:

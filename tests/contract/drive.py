@@ -20,7 +20,14 @@ ENGINES = {
     "zero2": [drives.Zero(stage=2)],
     "zero3": [drives.Zero(stage=3)],
 }
-OTHERS = {"packing": drives.Packing, "stream": drives.Stream, "freeze": drives.Freeze, "http": drives.http_stream}
+OTHERS = {
+    "packing": drives.Packing,
+    "stream": drives.Stream,
+    "freeze": drives.Freeze,
+    "http": drives.http_stream,
+    "lora": drives.adapters,
+    "ema": drives.ema,
+}
 
 
 def main(output: str, steps: str, kill_at: str, engine: str, *others: str) -> None:

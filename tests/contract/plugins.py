@@ -221,6 +221,20 @@ class Freeze(Plugin):
         return model
 
 
+def adapters() -> Plugin:
+    """Return the built-in adapters."""
+    from hfx_plugins.models.lora import Lora
+
+    return Lora(rank=4)
+
+
+def ema() -> Plugin:
+    """Return the built-in average of the weights."""
+    from hfx_plugins.optimizers.ema import EMA
+
+    return EMA(decay=0.7)
+
+
 class Kill(Plugin):
     """Kills the process the hard way after a step, as a machine that dies would."""
 

@@ -75,6 +75,12 @@ def test_an_engine_resumes_bit_for_bit(processes: int, engine: str, tmp_path: Pa
 
 
 @pytest.mark.drives
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_averaged_adapters_are_resumed_and_exported_bit_for_bit_under(engine: str, tmp_path: Path) -> None:
+    killed_and_resumed(tmp_path, 2, engine, "lora", "ema")
+
+
+@pytest.mark.drives
 def test_a_run_killed_on_two_processes_goes_on_with_three_in_the_same_order(tmp_path: Path) -> None:
     assert drive(tmp_path, 2, "whole", 0, "ddp").returncode == 0
     assert drive(tmp_path, 2, "killed", 5, "ddp").returncode != 0

@@ -99,6 +99,7 @@ def test_a_list_is_written_as_yaml_flow(names: list[str]) -> None:
 def test_a_typed_list_needs_no_brackets() -> None:
     assert typed("a", "names") == ["a"]
     assert typed("a,b", "names") == ["a", "b"]
+    assert typed("*.mlp, layers.[01].*", "names") == ["*.mlp", "layers.[01].*"]  # no YAML
 
 
 def test_unions_annotations_and_literals_are_taken_apart() -> None:

@@ -59,7 +59,11 @@ def config(plugins: dict[str, Any], scratch: dict[str, Any], **fields: Any) -> d
     return {"data": "rows.jsonl", "steps": 2, "batch_size": 8, "seq_length": 256, "plugins": plugins} | fields
 
 
-@pytest.mark.parametrize("plugins", [{}, {"gradient_checkpointing": {}, "lion": {}}], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize(
+    "plugins",
+    [{}, {"gradient_checkpointing": {}, "lion": {}}, {"lora": {}, "gradient_checkpointing": {}}],
+    ids=["plain", "checkpointed", "lora"],
+)
 def test_the_peak_is_that_of_the_run(folder: Path, plugins: dict[str, Any]) -> None:
     made = config(plugins, {})
     figures, real = planned(folder, made), measured(folder, made)
@@ -115,8 +119,14 @@ def test_the_peaks_of_configs_drawn_at_random_are_within_five_percent_where_they
 
 @pytest.mark.parametrize(
     "plugins",
-    [{}, {"gradient_checkpointing": {}}, {"gradient_checkpointing": {"every": 3}}, {"bf16": {"pure": True}}],
-    ids=["plain", "checkpointed", "every third", "bf16"],
+    [
+        {},
+        {"gradient_checkpointing": {}},
+        {"gradient_checkpointing": {"every": 3}},
+        {"bf16": {"pure": True}},
+        {"lora": {"variant": "dora", "modules_to_save": ["norm"]}, "bf16": {"pure": True}},
+    ],
+    ids=["plain", "checkpointed", "every third", "bf16", "dora on bf16"],
 )
 def test_few_layers_show_what_all_of_them_hold(folder: Path, plugins: dict[str, Any]) -> None:
     from hfx.plan import plan

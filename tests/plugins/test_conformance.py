@@ -51,21 +51,38 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "packing": [{"window": 16}, {"window": 1}],
     "padding": [{}, {"pad_to_multiple_of": 8}],
     "scratch": [{}, {"architecture": "gpt2", "hidden_size": 32, "layers": 1}],
+    "freeze": [{"names": ["*embed*"]}, {"only": ["*layers.1", "*norm*"]}],
+    "lora": [
+        {},
+        {"variant": "dora", "dropout": 0.1, "targets": ["q_proj", "down_proj"]},
+        {"variant": "rslora", "rank": 4, "save": "adapters"},
+        {"modules_to_save": ["norm"]},
+    ],
+    "neftune": [{}, {"alpha": 15.0}],
     "gradient_checkpointing": [{}, {"every": 2}],
     "chunked_loss": [{}, {"chunk": 3}],
     "adafactor": [{}, {"variant": "transformers"}],
+    "ema": [{}, {"decay": 0.5, "warmup": False, "save": "both"}],
+    "sgd": [{}, {"momentum": 0}, {"nesterov": True}],
+    "muon": [{}, {"adjust_lr": "match_rms_adamw", "lr": 3e-3}],
     "constant": [{}, {"warmup": 0}],
+    "wsd": [{}, {"warmup": 0, "decay": 4, "shape": "linear", "min_ratio": 0.1}],
+    "polynomial": [{}, {"warmup": 5, "power": 0.5}],
+    "inverse_sqrt": [{}, {"warmup": 0, "timescale": 4}],
+    "one_cycle": [{}, {"warmup": 5, "min_ratio": 0.1}],
     "cosine": [{}, {"warmup": 5, "min_ratio": 0.1}],
     "bf16": [{}, {"pure": True}],
 }
 """Options to try a plugin with, where its defaults alone would leave something untried."""
+BESIDE: dict[str, dict[str, Any]] = {"schedule_free": {"plugins": {"constant": {}}}}
+"""Config of a plugin that refuses the defaults beside it."""
 NAMES = [ref.name for ref in found() if ref.distribution == OWN]
 
 
 def cases() -> Iterator[Any]:
     for name in NAMES:
         for number, options in enumerate(OTHERWISE.get(name, [{}])):
-            for check in plugin_checks(name, options=options):
+            for check in plugin_checks(name, options=options, config=BESIDE.get(name)):
                 yield pytest.param(check, id=f"{name}{number or ''}: {check}")
 
 

@@ -44,10 +44,9 @@ def located(run_or_model: str) -> str:
     from hfx.errors import ConfigError
 
     path = Path(run_or_model)
-    if (path / "model" / "config.json").is_file():
-        return str(path / "model")
-    if (path / "config.json").is_file():
-        return str(path)
+    for folder in (path / "model", path):
+        if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+            return str(folder)
     if (path / "run.yaml").is_file():
         raise ConfigError(f"the run '{path}' did not end and has no model yet; go on with 'hfx train --resume {path}'")
     if path.exists():

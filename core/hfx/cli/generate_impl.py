@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from logging import ERROR, getLogger
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ def continued(source: str, prompt: str, max_new_tokens: int, temperature: float,
 
 def _loaded(source: str) -> tuple[Any, Any]:
     try:
-        architectures = AutoConfig.from_pretrained(source).architectures or []
+        adapters = (Path(source) / "adapter_config.json").is_file()  # transformers loads their base, too
+        architectures = [] if adapters else AutoConfig.from_pretrained(source).architectures or []
         if architectures and not set(architectures) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
             raise ModelError(f"'{source}' is a {architectures[0]}, which writes no text; name a causal language model")
         tokenizer = AutoTokenizer.from_pretrained(source)

@@ -35,12 +35,6 @@ class Linear(Plugin):
     @hookimpl
     def hfx_schedule(self, optimizer: Optimizer, run: Run) -> LRScheduler:
         """Return a schedule that is a function of the step and the run's length alone."""
-        from torch.optim.lr_scheduler import LambdaLR
+        from hfx_plugins.schedules.following_impl import following
 
-        total_steps = run.total_steps
-
-        # A plain function: torch leaves it out of the state, so a resumed run follows the length it has now.
-        def share(step: int) -> float:
-            return self.share(step, total_steps)
-
-        return LambdaLR(optimizer, share)
+        return following(self.share, optimizer, run)

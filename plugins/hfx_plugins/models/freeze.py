@@ -1,0 +1,43 @@
+"""Parameters that are not trained, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from hfx import Plugin, Problem, Run, hookimpl
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Freeze(Plugin):
+    """Leave some parameters as they are: no gradient, no optimizer state.
+
+    A pattern (`*` any text, `?` one character, `[01]` one of some) is compared with whole names of parameters, as
+    `model.layers.0.mlp.up_proj.weight`; one that fits a module means all of it. Parameters that are tied are one, under
+    any of their names.
+    """
+
+    names: list[str] = Field(default_factory=list)
+    """Patterns of what is frozen: `model.embed_tokens`, `model.layers.[01]`."""
+    only: list[str] = Field(default_factory=list)
+    """Patterns of what is trained, in place of `names`: everything else is frozen."""
+
+    @hookimpl
+    def hfx_check(self) -> Iterator[Problem]:
+        """Report patterns that are missing, or given for both."""
+        if bool(self.names) == bool(self.only):
+            what = "says both what is frozen and what is not" if self.names else "does not say what is frozen"
+            yield Problem(f"'freeze' {what}; give either 'freeze.names' or 'freeze.only'")
+
+    @hookimpl(wrapper=True)
+    def hfx_model(self, run: Run) -> Generator[None, PreTrainedModel, PreTrainedModel]:
+        """Return the model with some of its parameters frozen."""
+        from hfx_plugins.models.freeze_impl import freeze
+
+        model = yield
+        freeze(model, self)
+        return model

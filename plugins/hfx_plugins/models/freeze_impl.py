@@ -1,0 +1,40 @@
+"""Which parameters patterns mean, and that something is left to train."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from hfx.errors import ConfigError, IncompatibleError, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hfx_plugins.models.freeze import Freeze
+
+
+def freeze(model: nn.Module, options: Freeze) -> None:
+    """Let the parameters that the options mean require no gradient; those that are frozen already stay so.
+
+    Raises:
+        ConfigError: a pattern fits no parameter.
+        IncompatibleError: nothing is left to train.
+    """
+    named = list(model.named_parameters(remove_duplicate=False))
+    option = "only" if options.only else "names"
+    patterns = options.only or options.names
+    for pattern in patterns:
+        if not any(_fits(name, pattern) for name, _ in named):
+            known = {name.rsplit(".", cut)[0] for name, _ in named for cut in range(name.count(".") + 1)}
+            hint = nearest(pattern, sorted(known)) or f" its first is '{named[0][0]}'"
+            raise ConfigError(f"'freeze.{option}': no parameter of the model fits '{pattern}';{hint}")
+    meant = {parameter for name, parameter in named if any(_fits(name, pattern) for pattern in patterns)}
+    for parameter in model.parameters():
+        if (parameter in meant) != bool(options.only):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise IncompatibleError(f"'freeze.{option}' leaves no parameter to train; give patterns that leave some")
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
