@@ -14,11 +14,16 @@ IGNORED = -100
 
 
 def causal_sum(logits: Tensor, labels: Tensor, **_: Any) -> Tensor:
-    """Return the summed cross entropy, `()`, of logits `(labelled, vocab)` for labels `(labelled,)`, in float32.
+    """Return the summed cross entropy, `()`, in float32.
 
-    The core installs it as `model.loss_function`.
+    Of logits `(labelled, vocab)` for labels `(labelled,)`; or of all logits `(batch, seq, vocab)` for labels
+    `(batch, seq)`, each of which is that of the position before it. The core installs it as `model.loss_function`.
     """
-    return nn.functional.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=IGNORED)
+    if logits.ndim == 3:
+        labels = labels[:, 1:]
+        labelled = labels != IGNORED
+        logits, labels = logits[:, :-1][labelled], labels[labelled]
+    return nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
 
 
 def install_loss(model: nn.Module) -> None:

@@ -39,7 +39,7 @@ def dry_run(tmp_path: Path) -> Hfx:
     site = tmp_path / "site"
     toy_package(site, "hfx-fastlion", {"lion": LION}, version="3.1")
     toy_package(site, "acme-audit", {"audit": LISTENER})
-    toy_package(site, "hfx-extra", {"sgd": OPTIMIZER})
+    toy_package(site, "hfx-extra", {"rprop": OPTIMIZER})
 
     def call(*words: str, policy: str = "", command: tuple[str, ...] = ("train", "--dry-run")) -> object:
         environ = {}
@@ -123,7 +123,7 @@ def test_a_block_beats_what_the_same_policy_prefers(dry_run: Hfx) -> None:
 
 def test_an_allow_list_refuses_a_package_that_it_does_not_name(dry_run: Hfx) -> None:
     policy = "allow: [hfx, acme-audit]\n"
-    refused(dry_run("--plugin", "sgd", policy=policy), "hfx-extra", "policy.yaml:1")
+    refused(dry_run("--plugin", "rprop", policy=policy), "hfx-extra", "policy.yaml:1")
     assert provider(dry_run("--plugin", "lion", policy=policy))[:2] == ["lion", "hfx"]
 
 

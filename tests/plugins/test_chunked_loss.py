@@ -128,6 +128,28 @@ def test_a_batch_without_labels_has_a_loss_of_zero() -> None:
     assert loss.item() == 0
 
 
+def test_logits_that_a_task_makes_by_itself_have_the_plain_loss() -> None:
+    model = build("llama", 4, **SIZES)
+    loss, _ = trained(model)
+    inputs, labels = batch()
+    logits = model(**inputs, use_cache=False).logits
+    assert torch.allclose(model.loss_function(logits=logits, labels=labels), loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_frozen_head_hands_the_gradient_on(autocast: bool) -> None:
+    plain, chunked = build("llama", None, **SIZES), build("llama", 4, **SIZES)
+    found = []
+    for model in (plain, chunked):
+        model.lm_head.weight.requires_grad_(False)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = causal_loss(model, *batch())
+        loss.backward()
+        assert model.lm_head.weight.grad is None
+        found.append(model.model.layers[0].mlp.up_proj.weight.grad)
+    assert float((found[1] - found[0]).norm()) <= 0.02 * float(found[0].norm())
+
+
 def test_the_head_is_itself_again_when_the_loss_is_known() -> None:
     model = build("llama", 4, **SIZES)
     trained(model)

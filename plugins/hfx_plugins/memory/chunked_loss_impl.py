@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import LinearCrossEntropyOptions
 from torch.nn.functional import linear, linear_cross_entropy
 
+from hfx.causal import causal_sum
 from hfx.errors import IncompatibleError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Loss:
         self._head = head
         self._options = options
         self._model = model
+        self._expecting = False
         self._scale = scale
         """What the model multiplies logits by; None until the first batch has shown it."""
 
@@ -70,10 +72,14 @@ class Loss:
             return self._loss(states.squeeze(0) * scale if scale != 1 else states.squeeze(0), labels).view(1, 1) / scale
 
         with self._forward(loss):
+            self._expecting = True
             yield
 
     def __call__(self, logits: Tensor, labels: Tensor, **_: Any) -> Tensor:
-        """Return the loss, `()`."""
+        """Return the loss, `()`: what the head returned, or the plain one of logits that were made without labels."""
+        if not self._expecting:
+            return causal_sum(logits, labels)
+        self._expecting = False
         return logits.sum()
 
     @contextmanager
@@ -129,8 +135,9 @@ class _LowPrecision(torch.autograd.Function):
         """Return the loss, `()`, of states `(labelled, hidden)`, and keep the gradients."""
         total = states.new_zeros((), dtype=torch.float32)
         by_states = torch.empty_like(states)
-        by_weight = torch.zeros_like(weight, dtype=torch.float32)
-        by_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        _, learns, bias_learns, *_ = ctx.needs_input_grad
+        by_weight = torch.zeros_like(weight, dtype=torch.float32) if learns else None
+        by_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and bias_learns else None
         for at in range(0, len(states), size):
             some, targets = states[at : at + size], labels[at : at + size]
             logits = linear(some, weight, bias).float()
@@ -142,9 +149,10 @@ class _LowPrecision(torch.autograd.Function):
                 by_bias += error.sum(0)
             rounded = error.to(weight.dtype)
             by_states[at : at + size] = rounded @ weight
-            by_weight += rounded.T @ some
-        kept = (by_states, by_weight.to(weight.dtype), None if by_bias is None else by_bias.to(weight.dtype))
-        ctx.save_for_backward(*kept)
+            if by_weight is not None:
+                by_weight += rounded.T @ some
+        low = (None if tensor is None else tensor.to(weight.dtype) for tensor in (by_weight, by_bias))
+        ctx.save_for_backward(by_states, *low)
         return total
 
     @staticmethod
