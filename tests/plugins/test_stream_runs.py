@@ -40,17 +40,32 @@ class Events(Plugin):
             EVENTS[run.step](run)
 
 
+def fill(folder, junk):
+    """Write three files of rows with so much junk that the sockets' buffers do not hide what the server does."""
+    for part in range(3):
+        rows = [{"text": f"{part} {n} " + "the order of rows " * (n % 5 + 20), "junk": "x" * junk} for n in range(110)]
+        (folder / f"part-{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+WHOLE_WINDOWS = 300_000
+"""Junk of a row, with which a single block is as large as what the system may hold of an answer."""
+
+
+@pytest.fixture
+def interrupt():
+    """Send this process a SIGINT soon; not at all where the test is over before."""
+    timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT))
+    yield timer.start
+    timer.cancel()
+
+
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.setenv("HFX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path / "served"
     folder.mkdir()
-    for part in range(3):
-        junk = "x" * 60_000  # so much that the sockets' buffers do not hide what the server does
-        rows = [{"text": f"{part} {n} " + "the order of rows " * (n % 5 + 20), "junk": junk} for n in range(110)]
-        lines = [json.dumps(row) + "\n" for row in rows]
-        (folder / f"part-{part}.jsonl").write_text("".join(lines))
+    fill(folder, 60_000)
     server = RangeServer(folder)
     yield server
     server.manners = Manners()
@@ -122,12 +137,15 @@ def test_a_run_stopped_in_the_middle_of_a_block_goes_on_without_losing_or_repeat
     assert passed[0].get("rows", 0) <= (0 if lose == "nothing" else 3) * QUICK["block"] + 60
 
 
-def test_a_signal_while_the_run_waits_for_a_silent_server_ends_it_and_it_goes_on_to_the_same_ledger(server, train):
+def test_a_signal_while_the_run_waits_for_a_silent_server_ends_it_and_it_goes_on_to_the_same_ledger(
+    server, train, interrupt
+):
+    fill(server.folder, WHOLE_WINDOWS)
     whole = ledger(train("whole"))
 
     def silence(_):
         server.manners = Manners(hang_after=0)
-        threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        interrupt()
 
     began = time.monotonic()
     output = train("stopped", {7: silence})
@@ -158,14 +176,15 @@ def test_all_blocks_of_an_evaluation_stream_are_evaluated_on_as_files_are(server
     assert len(read) == 3  # asked about, read, and asked what is behind its end: later evaluations find the cache
 
 
-def test_a_signal_within_an_evaluation_that_waits_ends_it_and_the_resumed_run_makes_up_for_it(server, train):
+def test_a_signal_within_an_evaluation_that_waits_ends_it_and_the_resumed_run_makes_up_for_it(server, train, interrupt):
+    fill(server.folder, WHOLE_WINDOWS)
     given = {"data": str(server.folder / "part-0.jsonl"), "eval_data": f"{server.url}/part-1.jsonl"}
     given |= {"steps": 4, "eval_every": 2}
     expected = evaluations(train("whole", **given))
 
     def silence(_):
         server.manners = Manners(hang_after=0)
-        threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        interrupt()
 
     output = train("stopped", {2: silence}, **given)
     assert (train.results[-1].stopped, train.results[-1].step, evaluations(output)) == ("SIGINT", 2, [])
