@@ -42,6 +42,9 @@ class OneBlock:
         """Return the table as block 0."""
         return self._table if index == 0 else None
 
+    def leave(self) -> None:
+        """Nothing is read."""
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -71,6 +74,8 @@ class _Leaving:
             if self.over.is_set():
                 raise _ClosedError
             yield row
+        if self.over.is_set():  # a source that is closed meanwhile may end before its end
+            raise _ClosedError
 
 
 class _Ahead(threading.Thread):
@@ -163,9 +168,13 @@ class StreamBlocks:
         for folder in self._folders.pop(index, []) if index > 0 and self._held_out is not None else ():
             shutil.rmtree(folder, ignore_errors=True)
 
-    def close(self) -> None:
-        """Stop reading ahead."""
+    def leave(self) -> None:
+        """Stop reading ahead; the source, once it is closed, lets go of what waits for the network."""
         self._over.set()
+
+    def close(self) -> None:
+        """Wait for the reader to stop."""
+        self.leave()
         if self._ahead:
             self._ahead.join(_LEAVE_WITHIN)
             self._ahead = None

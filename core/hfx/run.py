@@ -194,11 +194,13 @@ class Run(Parts):
 
     def close(self) -> None:
         """Close what plugins entered, leave the process group, and let go of model and engine."""
+        blocks = [self._parts[label] for label in ("blocks/train", "blocks/eval") if label in self._parts]
+        for of_split in blocks:
+            of_split.leave()  # before its source is closed, or a block that ends there would be taken for whole
         try:
             self._exit.close()
-            for split in ("train", "eval"):
-                if f"blocks/{split}" in self._parts:
-                    self._parts[f"blocks/{split}"].close()
+            for of_split in blocks:
+                of_split.close()
         finally:
             if "backend" in self._parts:
                 self.backend.close()
