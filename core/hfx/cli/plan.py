@@ -65,7 +65,7 @@ def command(ctx: click.Context, /, fit: str | None, device: str | None, as_json:
 
 
 def _bytes(text: str) -> int:
-    match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
     if not match:
         raise UsageError(f"'--fit {text}' is no size; write it as 8GiB or 500MiB")
     return int(float(match[1]) * _UNITS[match[2].upper()])

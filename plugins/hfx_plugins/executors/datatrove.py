@@ -40,10 +40,10 @@ class Datatrove(Plugin):
     @hookimpl
     def hfx_check(self) -> Iterator[Problem]:
         """Report a missing package or partition before any data is read."""
-        needed = ["datatrove", *(["ray"] if self.cluster == "ray" else [])]
-        for package in needed:
+        needed = {"datatrove": "'hfx[scale]'"} | ({"ray": "ray"} if self.cluster == "ray" else {})
+        for package, named in needed.items():
             if find_spec(package) is None:
-                yield Problem(f"'{self.name}' needs the package {package}; pip install 'hfx[scale]'")
+                yield Problem(f"'{self.name}' needs the package {package}; pip install {named}")
         if self.cluster == "slurm" and self.partition is None:
             yield Problem(f"'{self.name}' needs a partition of Slurm; '--{self.name}.partition NAME'")
 

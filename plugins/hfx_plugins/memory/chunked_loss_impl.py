@@ -72,8 +72,8 @@ class Loss:
             return self._loss(states.squeeze(0) * scale if scale != 1 else states.squeeze(0), labels).view(1, 1) / scale
 
         with self._forward(loss):
-            self._expecting = True
             yield
+        self._expecting = True  # only now: a forward pass that failed has left no loss behind
 
     def __call__(self, logits: Tensor, labels: Tensor, **_: Any) -> Tensor:
         """Return the loss, `()`: what the head returned, or the plain one of logits that were made without labels."""
