@@ -155,8 +155,13 @@ def index(plugins: list[BuiltIn]) -> str:
     for title, members in groups:
         if members:
             lines += ["", f"## {title}", "", "| plugin | on by default | what it does |", "|---|---|---|"]
-            lines += [f"| {link(p.name)} | {when_on(p)} | {cell(p.about.summary)} |" for p in members]
+            lines += [f"| {link(p.name)} | {when_on(p)} | {cell(summary(p))} |" for p in members]
     return "\n".join(lines)
+
+
+def summary(plugin: BuiltIn) -> str:
+    """Return what a plugin does in a sentence, marked where nobody has seen it at work."""
+    return f"(unverified) {plugin.about.summary}" if plugin.about.unverified else plugin.about.summary
 
 
 def plugin_page(plugin: BuiltIn, plugins: list[BuiltIn]) -> str:
@@ -175,6 +180,7 @@ def facts(plugin: BuiltIn, plugins: list[BuiltIn]) -> Iterator[tuple[str, str]]:
     yield "provides", hook_links(about.roles)
     yield "wraps", hook_links(about.wraps)
     yield "listens to", hook_links(about.listens)
+    yield "unverified", about.unverified
     yield "on by default", when_on(plugin)
     rivals = [other for other in plugins if other is not plugin and set(other.about.roles) & set(about.roles)]
     yield "instead of it", ", ".join(f"{link(p.name)}{' (default)' if is_default(p.name) else ''}" for p in rivals)

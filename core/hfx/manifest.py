@@ -30,6 +30,7 @@ class Description:
     listens: tuple[str, ...]
     summary: str
     options: tuple[str, ...] = ()
+    unverified: str = ""
 
 
 UNKNOWN = Description(("?",), ("?",), ("?",), "?")
@@ -61,7 +62,15 @@ def describe(ref: PluginRef) -> Description:
         listens=tuple(name for name in plain if name in LISTENERS),
         summary=summary,
         options=tuple(options),
+        unverified=next(filter(None, map(_unverified, lineage)), ""),
     )
+
+
+def _unverified(definition: ast.ClassDef) -> str:
+    for node in definition.body:
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", None) == "unverified" and node.value:
+            return str(ast.literal_eval(node.value))
+    return ""
 
 
 def _first_sentence(docstring: str) -> str:

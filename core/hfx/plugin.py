@@ -60,6 +60,8 @@ class Plugin(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, protected_namespaces=()
     )
 
+    unverified: ClassVar[str] = ""
+    """What of it nobody has seen at work, and why ("no GPU with fp8 was at hand"): lists and runs show it."""
     version: ClassVar[int] = 1
     """Raise it when a cleaning step or task computes something else than before: caches made by the old one expire."""
 

@@ -87,8 +87,13 @@ def resolve(
         plugin, of_plugin = _active(choice, options, policy, elsewhere)
         active.append(plugin)
         origins |= {f"{plugin.name}.{key}": origin for key, origin in of_plugin.items()}
-    notes = [*activation.notes, *_strangers(policy, activation.refs)]
+    notes = [*activation.notes, *_strangers(policy, activation.refs), *_unverified(active)]
     return Resolved(settled.model, tuple(active), roles, origins, policy, Manager(active), notes)
+
+
+def _unverified(active: Sequence[ActivePlugin]) -> list[str]:
+    marked = [(plugin.name, type(plugin.plugin).unverified) for plugin in active]
+    return [f"'{name}' is unverified: {text}" for name, text in marked if text]
 
 
 def _config(yaml_path: Path | None, mapping: Mapping[str, Any] | None) -> Section:

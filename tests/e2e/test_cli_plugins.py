@@ -62,6 +62,19 @@ def test_show_tells_options_hooks_and_file() -> None:
     assert "plugins/hfx_plugins/optimizers/lion.py" in shown
 
 
+MARK = 'unverified: ClassVar[str] = "no such device was at hand"'
+UNVERIFIED = "from typing import ClassVar\n\n" + OPTIMIZER.replace("    lr: float", f"    {MARK}\n    lr: float")
+
+
+def test_what_nobody_has_seen_at_work_is_said_in_lists_and_before_runs(tmp_path: Path) -> None:
+    toy_package(tmp_path, "hfx-fast", {"fast": UNVERIFIED})
+    [line] = [row for row in hfx("plugins", path=tmp_path).stdout.splitlines() if row.startswith("fast ")]
+    assert "(unverified) A toy optimizer." in line
+    assert "no such device was at hand" in hfx("plugins", "show", "fast", path=tmp_path).stdout
+    done = hfx("train", "--plugin", "fast", "--dry-run", path=tmp_path)
+    assert "'fast' is unverified: no such device was at hand" in done.stdout
+
+
 def test_show_marks_wrappers_and_says_when_there_are_no_options() -> None:
     assert "hfx_model (wrapper)" in hfx("plugins", "show", "gradient_checkpointing").stdout
     assert "no options" in hfx("plugins", "show", "shuffle").stdout

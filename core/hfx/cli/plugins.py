@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from hfx.cli.lazy import LazyGroup
 from hfx.cli.tracebacks import traceback_option
+
+if TYPE_CHECKING:
+    from hfx.cli.plugins_list import Listed
 
 EPILOG = """\b
 Examples:
@@ -47,7 +52,11 @@ def _table() -> str:
     from hfx.cli.plugins_list import installed
 
     rows = [
-        (line.name, line.role, line.default, f"{line.distribution} {line.version}", line.summary)
+        (line.name, line.role, line.default, f"{line.distribution} {line.version}", _summary(line))
         for line in installed()
     ]
     return columns(rows, ("name", "role", "default", "package", "summary"))
+
+
+def _summary(line: Listed) -> str:
+    return f"(unverified) {line.summary}" if line.unverified else line.summary

@@ -24,6 +24,8 @@ class Listed:
     distribution: str
     version: str
     summary: str
+    unverified: str
+    """What of it nobody has seen at work, and why; empty where there is nothing of the kind."""
 
 
 def installed() -> list[Listed]:
@@ -43,7 +45,7 @@ def _policy() -> Policy | None:
 
 
 def _listed(ref: PluginRef, told: Description, default: str) -> Listed:
-    return Listed(ref.name, role_text(told), default, ref.distribution, ref.version, told.summary)
+    return Listed(ref.name, role_text(told), default, ref.distribution, ref.version, told.summary, told.unverified)
 
 
 def _default(ref: PluginRef, policy: Policy | None) -> str:

@@ -40,6 +40,7 @@ def text(ref: PluginRef, kind: type[Plugin]) -> str:
         ("class", ref.value),
         ("file", inspect.getsourcefile(kind) or "?"),
         *(("hook", hook) for hook in hooks(kind)),
+        *([("unverified", kind.unverified)] if kind.unverified else []),
     ]
     parts = [f"{ref.name}: {inspect.getdoc(kind) or ''}", columns(facts)]
     rows = [
