@@ -109,7 +109,7 @@ def hfx_model(run: Run) -> PreTrainedModel | None:
 
 @hookspec(firstresult=True)
 def hfx_optimizer(params: ParamGroups, run: Run) -> Optimizer | None:
-    """Role `optimizer`: takes its groups from `params.groups(weight_decay=...)`."""
+    """Role `optimizer`: takes its groups from `params.groups(weight_decay=...)`; a wrapper may refine them."""
 
 
 @hookspec(firstresult=True)

@@ -77,7 +77,7 @@ def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, A
         if part:
             total += loss.detach().double().cpu()
     total, stop = backend.all_reduce(torch.stack([total, torch.tensor(run.stop_code, dtype=torch.float64)]))
-    lr = run.optimizer.param_groups[0]["lr"]
+    lr = max(group["lr"] for group in run.optimizer.param_groups)
     result = backend.step(config.max_grad_norm)
     run.schedule.step()
     run.advance(batch, stop_code=int(stop))

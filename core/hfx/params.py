@@ -1,12 +1,17 @@
-"""The parameters an optimizer gets: named, trainable, each once."""
+"""The parameters an optimizer gets, named and each once, and how some of them get options of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from hfx.errors import IncompatibleError
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.optim import Optimizer
+
+    Options = Mapping[str, Any]
 
 
 class ParamGroups:
@@ -31,3 +36,28 @@ class ParamGroups:
         others = [(n, p) for n, p in self._named if len(getattr(p, "ds_shape", p.shape)) <= 1]
         named = [(decayed, weight_decay), (others, 0.0)]
         return [{"params": [p for _, p in members], "weight_decay": decay} for members, decay in named if members]
+
+    def refine(self, optimizer: Optimizer, options: Callable[[str, nn.Parameter, Options], Options]) -> None:
+        """Split an optimizer's groups, so that parameters have options of their own; for wrappers of `hfx_optimizer`.
+
+        Args:
+            optimizer: Any optimizer over these parameters, which has not made a step.
+            options: Called with a parameter's name, itself and its group; returns what is other than in the group.
+
+        Raises:
+            IncompatibleError: an option is none of the optimizer's, which would ignore it without a word.
+        """
+        names = {parameter: name for name, parameter in self._named}
+        refined: list[dict[str, Any]] = []
+        for group in optimizer.param_groups:
+            split: dict[str, dict[str, Any]] = {}
+            for parameter in group["params"]:
+                own = options(names[parameter], parameter, group)
+                if unknown := [key for key in own if key not in group]:
+                    raise IncompatibleError(
+                        f"'{type(optimizer).__name__}' has no option '{unknown[0]}' for '{names[parameter]}'; "
+                        "leave it out, or choose another optimizer"
+                    )
+                split.setdefault(repr(sorted(own.items())), {**group, **own, "params": []})["params"].append(parameter)
+            refined += split.values()
+        optimizer.param_groups[:] = refined

@@ -436,7 +436,11 @@ class Backend(Protocol):
         """
 
     def step(self, max_norm: float | None) -> StepResult:
-        """Clip, update, and clear the gradients."""
+        """Clip, update, and clear the gradients.
+
+        Raises:
+            IncompatibleError: it is to clip, and cannot.
+        """
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Add a small CPU tensor over all ranks, in place, and return it."""

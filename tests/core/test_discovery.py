@@ -104,6 +104,13 @@ def test_the_summary_is_the_first_sentence_and_options_are_the_fields(site: Path
     assert description.options == ("lr",)
 
 
+def test_a_mark_that_is_computed_is_read_as_a_mark_and_nothing_runs(site: Path) -> None:
+    for name, value in (("written", '"no device"'), ("computed", "WHY")):
+        code = OPTIMIZER.replace("    lr: float", f"    unverified: str = {value}\n    lr: float")
+        toy_package(site, f"hfx-{name}", {name: code})
+    assert [describe(named(name)).unverified for name in ("written", "computed", "lion")] == ["no device", "?", ""]
+
+
 def test_hooks_of_a_base_class_in_another_file_are_found(site: Path) -> None:
     base = OPTIMIZER.replace("class Toy", "class Base")
     modules = toy_package(site, "hfx-bases", {"base": base})

@@ -64,6 +64,7 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "adafactor": [{}, {"variant": "transformers"}],
     "ema": [{}, {"decay": 0.5, "warmup": False, "save": "both"}],
     "sgd": [{}, {"momentum": 0}, {"nesterov": True}],
+    "parameter_groups": [{"layer_decay": 0.8}, {"lr": {"*embed*": 0.5}, "weight_decay": {"*": 0.2}}],
     "muon": [{}, {"adjust_lr": "match_rms_adamw", "lr": 3e-3}],
     "constant": [{}, {"warmup": 0}],
     "wsd": [{}, {"warmup": 0, "decay": 4, "shape": "linear", "min_ratio": 0.1}],
@@ -74,7 +75,10 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "bf16": [{}, {"pure": True}],
 }
 """Options to try a plugin with, where its defaults alone would leave something untried."""
-BESIDE: dict[str, dict[str, Any]] = {"schedule_free": {"plugins": {"constant": {}}}}
+BESIDE: dict[str, dict[str, Any]] = {
+    "schedule_free": {"plugins": {"constant": {}}},
+    "optimizer_in_backward": {"max_grad_norm": None},
+}
 """Config of a plugin that refuses the defaults beside it."""
 NAMES = [ref.name for ref in found() if ref.distribution == OWN]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from hfx.errors import ConfigError, IncompatibleError, nearest
+from hfx.errors import IncompatibleError
+from hfx.patterns import check_patterns, fits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,18 +23,10 @@ def freeze(model: nn.Module, options: Freeze) -> None:
     named = list(model.named_parameters(remove_duplicate=False))
     option = "only" if options.only else "names"
     patterns = options.only or options.names
-    for pattern in patterns:
-        if not any(_fits(name, pattern) for name, _ in named):
-            known = {name.rsplit(".", cut)[0] for name, _ in named for cut in range(name.count(".") + 1)}
-            hint = nearest(pattern, sorted(known)) or f" its first is '{named[0][0]}'"
-            raise ConfigError(f"'freeze.{option}': no parameter of the model fits '{pattern}';{hint}")
-    meant = {parameter for name, parameter in named if any(_fits(name, pattern) for pattern in patterns)}
+    check_patterns(f"freeze.{option}", patterns, [name for name, _ in named])
+    meant = {parameter for name, parameter in named if any(fits(name, pattern) for pattern in patterns)}
     for parameter in model.parameters():
         if (parameter in meant) != bool(options.only):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise IncompatibleError(f"'freeze.{option}' leaves no parameter to train; give patterns that leave some")
-
-
-def _fits(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")

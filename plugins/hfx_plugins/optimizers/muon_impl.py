@@ -15,18 +15,22 @@ if TYPE_CHECKING:
     from hfx import ParamGroups, Run
     from hfx_plugins.optimizers.muon import Muon as Options
 
+_SIDE = "side"
+"""Key in a group: the number of the inner optimizer that updates it."""
+
 
 class Side(Optimizer):
     """Optimizers side by side, whose parameter groups and state are also this one's.
 
-    A schedule writes into the groups and a checkpoint holds the state, so both see one optimizer. Groups know whose
-    they are by their place: those of the first inner optimizer come first.
+    A schedule writes into the groups and a checkpoint holds the state, so both see one optimizer. A group says whose
+    it is, so that it may be split.
     """
 
     def __init__(self, *inner: Optimizer) -> None:
-        # The dictionaries themselves are handed on, and no defaults, which belong to one of them only.
-        super().__init__([group for one in inner for group in one.param_groups], {})
-        self._inner = [(one, len(one.param_groups)) for one in inner]
+        # No defaults are handed on, which belong to one of them only.
+        groups = [group | {_SIDE: side} for side, one in enumerate(inner) for group in one.param_groups]
+        super().__init__(groups, {})
+        self._inner = inner
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -35,11 +39,9 @@ class Side(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        first = 0
-        for one, number in self._inner:
-            one.state, one.param_groups = self.state, self.param_groups[first : first + number]
+        for side, one in enumerate(self._inner):
+            one.state, one.param_groups = self.state, [group for group in self.param_groups if group[_SIDE] == side]
             one.step()
-            first += number
         return loss
 
 
