@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import resource
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,9 +58,29 @@ def collate(run: Run, sequences: list[Sequence]) -> Batch:
     return run.batcher.collate(drawn)
 
 
+class Laps:
+    """Seconds by what they went to: each lap is from the end of the one before."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._last = time.perf_counter()
+
+    def end(self, name: str) -> None:
+        """Add the time since the last lap's end to this name."""
+        now = time.perf_counter()
+        self.seconds[name] += now - self._last
+        self._last = now
+
+
 def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, Any]:
-    """Run one optimizer step and return its figures, reduced over all ranks."""
-    started = time.perf_counter()
+    """Run one optimizer step and return its figures, reduced over all ranks.
+
+    Args:
+        run: A run whose parts are built.
+        batch: The global batch, of which this rank computes its share.
+        data_seconds: How long the batch was waited for.
+    """
+    laps = Laps()
     config, world, backend = run.config, run.world, run.backend
     own = batch.share(world.rank, world.size)
     rounds = math.ceil(math.ceil(len(batch.sequences) / world.size) / config.micro_batch_size)
@@ -69,19 +90,24 @@ def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, A
         part = own[micro * config.micro_batch_size : (micro + 1) * config.micro_batch_size]
         weight = 1.0 if part else 0.0
         tensors = to_device(collate(run, part or batch.sequences[:1]), run.device)
+        laps.end("data")
         seed_everything(config.seed, 2, run.step, micro, world.rank)
         with backend.micro_step(last=micro == rounds - 1):
             with run.precision.autocast():
                 loss = run.module(tensors)
             backend.backward(loss * (weight / units))
         if part:
-            total += loss.detach().double().cpu()
+            total += loss.detach().double().cpu()  # waits for the device, so what it did is in this lap
+        laps.end("forward_backward")
     total, stop = backend.all_reduce(torch.stack([total, torch.tensor(run.stop_code, dtype=torch.float64)]))
+    laps.end("sync")
     lr = max(group["lr"] for group in run.optimizer.param_groups)
     result = backend.step(config.max_grad_norm)
     run.schedule.step()
+    laps.end("optimizer")
     run.advance(batch, stop_code=int(stop))
-    seconds = time.perf_counter() - started
+    data_seconds += laps.seconds.pop("data")
+    seconds = laps.seconds.total()
     return {
         "step": run.step,
         "epoch": run.epoch,
@@ -93,6 +119,7 @@ def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, A
         "tokens_per_second": tokens / (seconds + data_seconds),
         "step_seconds": seconds,
         "data_seconds": data_seconds,
+        **{f"{name}_seconds": taken for name, taken in laps.seconds.items()},
         "memory_bytes": memory_bytes(run.device),
     } | ({"skipped": True} if result.skipped else {})
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hfx.errors import DataError
+from hfx.errors import DataError, PluginError
 from hfx.launch import STOP_SIGNALS, StoppedWaiting
 from hfx.parts import Parts
 from hfx.protocols import RunResult
@@ -48,6 +48,7 @@ class Run(Parts):
         self._evaluated_at = -1
         self._saved_at = -1
         self._data_seconds = 0.0
+        self._figures: dict[str, Callable[[dict[str, Any]], float | None]] = {}
 
     def batches(self) -> Iterator[GlobalBatch]:
         """Yield the global batches that are left, until the last step or until the ranks agreed to stop.
@@ -75,6 +76,8 @@ class Run(Parts):
 
         start = self.position
         metrics = train_step(self, batch, self._data_seconds)
+        for name, figure in self._figures.items():
+            metrics[name] = figure(metrics)
         if self.world.is_main:
             self._record("ledger").append({"step": self.step, "position": asdict(start), "rows": batch.digest()})
         self.last_metrics |= metrics
@@ -82,6 +85,18 @@ class Run(Parts):
             self.log(metrics)
         self.hooks.step_end(run=self, metrics=metrics)
         return metrics
+
+    def measure(self, name: str, figure: Callable[[dict[str, Any]], float | None]) -> None:
+        """Add a figure to every step's metrics: a function of the step's metrics, called after each of them.
+
+        For plugins: whoever listens to steps, and `metrics.jsonl`, has it. None: there is none for this step.
+
+        Raises:
+            PluginError: a figure of this name is there already.
+        """
+        if name in self._figures:
+            raise PluginError(f"two plugins add the figure '{name}' to a step's metrics; drop one of them")
+        self._figures[name] = figure
 
     def advance(self, batch: GlobalBatch, stop_code: int) -> None:
         """Take note that a batch was trained on, and of what the ranks together say about stopping."""

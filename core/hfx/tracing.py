@@ -20,15 +20,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
-from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from hfx.rates import operations
+
 _aten = torch.ops.aten
-_SAME_FLOPS = {
-    _aten._scaled_dot_product_flash_attention_for_cpu: _aten._scaled_dot_product_flash_attention,
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _aten._scaled_dot_product_flash_attention_backward,
-}
-"""Operations that torch's table of operations lacks, and those that compute the same."""
 _MASKED = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default}
 
 
@@ -212,7 +208,5 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         self._tracer.take(result)
-        packet = _SAME_FLOPS.get(func._overloadpacket, func._overloadpacket)
-        if counted := flop_registry.get(packet):
-            self._tracer.flops += counted(*args, **kwargs, out_val=result)
+        self._tracer.flops += operations(func, args, kwargs, result)
         return result

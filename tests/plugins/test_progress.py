@@ -31,7 +31,7 @@ class ListenedRun(ExitStack):
 
 
 def _metrics(step: int, **more: Any) -> dict[str, Any]:
-    return {"step": step, "loss": 4.1234, "lr": 1e-4, "tokens": 1_000, "step_seconds": 0.5, **more}
+    return {"step": step, "loss": 4.1234, "lr": 1e-4, "tokens": 1_000, "step_seconds": 0.4, "data_seconds": 0.1, **more}
 
 
 def _train(run: ListenedRun, plugin: Progress) -> None:
@@ -92,7 +92,7 @@ def test_the_speed_of_a_line_is_over_all_steps_since_the_line_before(capsys: pyt
     with ListenedRun(total_steps=3) as run:
         plugin = Progress(every=3600)
         for step, seconds in ((1, 1.0), (2, 1.0), (3, 3.0)):
-            plugin.hfx_step_end(run, _metrics(step, step_seconds=seconds))
+            plugin.hfx_step_end(run, _metrics(step, step_seconds=seconds - 0.1))
 
     assert [line.split("  ")[-1] for line in capsys.readouterr().err.splitlines()] == ["1,000 tokens/s", "500 tokens/s"]
 

@@ -72,15 +72,10 @@ def _bytes(text: str) -> int:
 
 
 def _rate(run: Run, device: str | None) -> tuple[float, str]:
-    from hfx.rates import PUBLISHED, measured
+    from hfx.rates import PUBLISHED, computed_in, measured
 
     if device is None:
-        import torch
-
-        # What autocast multiplies in is not what weights are kept in.
-        probe = torch.ones(1, 1, device=run.device)
-        with run.hooks.precision(run=run).autocast():
-            dtype = torch.mm(probe, probe).dtype
+        dtype = computed_in(run.hooks.precision(run=run), run.device)
         return measured(run.device, dtype), f"measured on {run.device}"
     if device not in PUBLISHED:
         raise UsageError(

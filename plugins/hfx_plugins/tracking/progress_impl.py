@@ -37,7 +37,7 @@ class Speed:
     def add(self, metrics: dict[str, Any]) -> None:
         """Count a step."""
         self._tokens += metrics["tokens"]
-        self._seconds += metrics["step_seconds"]
+        self._seconds += metrics["step_seconds"] + metrics["data_seconds"]
 
     def read(self) -> str:
         """Return the speed as text and start anew."""
