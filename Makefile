@@ -8,7 +8,7 @@ SPREAD := -n auto --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check slow drives clusters docs reference clean
+.PHONY: help demo test check slow drives clusters bench docs reference clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,11 @@ drives: $(VENV)/ready-drives ## drive the contract through DDP, ZeRO, FSDP, pack
 # Slurm may not become another user in a namespace, so the network is there.
 clusters: $(VENV)/ready-clusters ## prepare data on Slurm and Ray, started on this machine (Debian: slurmctld, slurmd)
 	$(BIN)/python -m pytest -m clusters
+
+bench: $(VENV)/ready-bench ## measure speed and memory beside the Trainer, TRL and others (half an hour), and write docs/benchmarks
+	$(BIN)/python tests/benchmarks/bench_train.py --json docs/benchmarks/train.json
+	$(BIN)/python tests/benchmarks/bench_ladder.py --json docs/benchmarks/ladder.json --plot docs/benchmarks/ladder.svg
+	$(BIN)/python tests/benchmarks/bench_first_step.py
 
 reference: $(VENV)/ready-dev ## write the reference pages anew
 	$(BIN)/python docs/reference.py
@@ -69,6 +74,10 @@ $(VENV)/ready-drives: $(VENV)/ready-dev
 
 $(VENV)/ready-clusters: $(VENV)/ready-dev
 	$(PIP) --group clusters
+	@touch $@
+
+$(VENV)/ready-bench: $(VENV)/ready-dev
+	$(PIP) --group bench
 	@touch $@
 
 $(VENV)/ready-docs: $(VENV)/ready-dev

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfx.blame import ran_out
 from hfx.claim import LOCK_FILE, claimed
 from hfx.errors import DeviceMemoryError, HfxError, IncompatibleError, StorageError
 from hfx.launch import STOP_SIGNALS, stopping_on_signals, world_from
@@ -92,17 +93,16 @@ def execute(resolved: Resolved, argv: Sequence[str] = ()) -> RunResult:
 
 def main(run: Run) -> RunResult:
     """Train in this process: what a launcher calls in each it started."""
-    import torch
+    from hfx.advice import advice
 
     try:
         _ = run.device
         _check(run)
         return _train(run)
-    except torch.OutOfMemoryError as error:
-        raise DeviceMemoryError(
-            f"the device ran out of memory at step {run.step}; lower 'micro_batch_size' (the result changes in its "
-            "last bits only), or add '--plugin gradient_checkpointing'"
-        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        raise DeviceMemoryError(advice(run)) from error
     except OSError as error:
         if isinstance(error, HfxError) or error.filename is None:
             raise
@@ -139,8 +139,9 @@ def _train(run: Run) -> RunResult:
     try:
         with stopping_on_signals(run):
             result = run.hooks.run(run=run)
-    except HfxError:
-        if run.world.is_main and not found and run.step == 0:
+    except (HfxError, RuntimeError, MemoryError) as error:
+        told = isinstance(error, HfxError) or ran_out(error)
+        if told and run.world.is_main and not found and run.step == 0:
             _take_back(run)
         raise
     if result.stopped not in STOP_SIGNALS:
@@ -164,7 +165,7 @@ def _place_of_model(run: Run) -> Path:
 
 
 def _take_back(run: Run) -> None:
-    """Remove what was written of a run that a plugin refused before its first step, so that it can be begun again."""
+    """Remove what was written of a run that ended before its first step, so that it can be begun again."""
     for name in (RUN_FILE, REPORT_FILE):
         (run.output / name).unlink(missing_ok=True)
     if {file.name for file in run.output.iterdir()} <= {LOCK_FILE}:

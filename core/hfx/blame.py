@@ -15,9 +15,17 @@ if TYPE_CHECKING:
 
 def passes(error: BaseException) -> bool:
     """Say whether the core names an error itself: its own, of the system, of torch's devices and ranks."""
-    if isinstance(error, HfxError | OSError | MemoryError):
+    if isinstance(error, HfxError | OSError) or ran_out(error):
         return True
     return any(kind.__module__.partition(".")[0] == "torch" for kind in type(error).__mro__)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Say whether an error is a device's, or this process's, want of memory."""
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in {kind.__name__ for kind in type(error).__mro__}:
+        return True
+    # On a CPU torch raises what it raises for everything else.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def culprit(error: BaseException, active: Iterable[ActivePlugin]) -> ActivePlugin | None:

@@ -14,6 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -129,6 +130,11 @@ def memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def held(device: torch.device) -> int:
+    """Return the most that was held on a device so far; on a CPU, what is resident in this process now."""
+    return memory_bytes(device) if device.type == "cuda" else int(psutil.Process().memory_info().rss)
 
 
 def evaluate(run: Run) -> dict[str, float]:

@@ -49,6 +49,7 @@ class Parts:
         self.checking = False
         self.planning = False
         """True while `hfx plan` traces: a model needs its shapes, and nobody reads its weights."""
+        self._held_before_model = 0
         self._parts: dict[str, Any] = {}
         self._building: list[str] = []
 
@@ -182,8 +183,9 @@ class Parts:
 
     def _build_model(self) -> PreTrainedModel:
         from hfx.causal import install_loss
-        from hfx.loop import seed_everything
+        from hfx.loop import held, seed_everything
 
+        self._held_before_model = held(self.device)
         seed_everything(self.config.seed, 1)  # what a model initialises depends on the seed, whoever wrote its plugin
         with self.backend.building():
             model = self.hooks.model(run=self._run)
@@ -191,6 +193,12 @@ class Parts:
         if not getattr(model.loss_function, "sums", False):
             install_loss(model)
         return cast("PreTrainedModel", self.precision.convert(model))
+
+    def held(self) -> int:
+        """Return the bytes of memory that model, optimizer and activations hold: on a GPU the most so far."""
+        from hfx.loop import held
+
+        return held(self.device) - self._held_before_model
 
     @property
     def module(self) -> nn.Module:

@@ -70,6 +70,7 @@ def plan(run: Run, shorten: bool = True, said: list[str] | None = None) -> Plan:
         parameters = list(whole.model.parameters())
         counts = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
         if said is not None:
+            _ = whole.optimizer  # what plugins keep beside it is on the disk, too
             said += before_step_one(whole)
     depths = stack.depths() if stack and shorten else ()
     if depths:
@@ -144,12 +145,18 @@ def _trace(run: Run, batch: GlobalBatch, depth: int | None) -> _Traced:
             for _ in range(_STEPS):
                 train_step(twin, batch, 0.0)
                 tracer.mark("optimizer state", _state(twin.optimizer))
+                tracer.mark("state of plugins", _tensors(twin.state))
     return _Traced(depth or 0, tracer.recording.peaks(), tracer.flops // _STEPS)
 
 
 def _state(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
     for state in optimizer.state.values():
         yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+def _tensors(state: dict[str, dict[str, Any]]) -> Iterator[Tensor]:
+    for values in state.values():
+        yield from (value for value in values.values() if isinstance(value, Tensor))
 
 
 class _Landmarks(ExitStack):

@@ -145,8 +145,11 @@ def _length_line(run: Run, table: Table) -> str:
 def _disk_line(run: Run) -> str:
     weights = sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in run.model.parameters())
     trained = sum(getattr(p, "ds_numel", p.numel()) * 4 for p in run.model.parameters() if p.requires_grad)
+    beside = sum(
+        getattr(v, "nbytes", 0) for state in run.state.values() for v in state.values()
+    )  # averages and the like
     existing = next(folder for folder in (run.output, *run.output.absolute().parents) if folder.exists())
-    needed = (weights + 2 * trained) * run.config.keep + weights
+    needed = (weights + 2 * trained + beside) * run.config.keep + weights
     free = shutil.disk_usage(existing).free
     warning = "; warning: that is not enough" if free < needed else ""
     return (

@@ -1,59 +1,137 @@
-"""Real tokens a second and peak memory of hfx beside transformers' Trainer, on rows of very different lengths.
+"""Real tokens a second and memory of hfx beside transformers' Trainer, TRL, Lightning Fabric and a loop by hand.
 
-    python tests/benchmarks/bench_train.py [rounds] [vocabulary ...]
+    python tests/benchmarks/bench_train.py [--rounds 3] [--steps 14] [--vocabularies 8000,50000]
+        [--workloads rows,chat,blocks] [--json FILE]
 
-A llama of 4 layers, 256 wide, from scratch, fp32; rows of some 45 tokens, at most 256, all of them labelled. Contenders
-run one after the other, each in a process of its own, for several rounds; a figure is the median over the steps of all
-rounds, the first steps of each left out. Tokens are those that are no padding. Memory is the resident set's highest, of
-the whole process. Ratios are what carries over to other machines.
+A llama of 4 layers, 256 wide, from scratch, fp32. `rows` are of some 45 tokens, at most 256; `chat` masks a prompt of
+about half of each; `blocks` are full sequences of 256. A batch is 16 rows, or 4 sequences of 256. Contenders run one
+after the other, each in a process of its own, for several rounds; a figure is the median over the steps of all rounds,
+the first steps of each left out. Tokens are those that are no padding; memory is what the process held at most while it
+trained, above what it held when the model was loaded. Ratios are what carries over to other machines. Peers that are
+not installed are left out, and said to be.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-STEPS, WARM_UP = 14, 4
-HFX: dict[str, tuple[str, ...]] = {
-    "hfx, padding": ("--batch-size", "16", "--micro-batch-size", "16"),
-    "hfx, packing": ("--plugin", "packing", "--batch-size", "4"),
-    "hfx, packing, chunked_loss": ("--plugin", "packing", "--batch-size", "4", "--plugin", "chunked_loss"),
-}
-TRAINER = "Trainer, padding"
+WARM_UP = 4
+SEQ_LENGTH = 256
+BATCH = {"rows": 16, "packed": 4, "blocks": 4}
+PACKAGES = {"TRL": "trl", "Fabric": "lightning_fabric"}
+RAGGED = (
+    "Trainer, padding", "TRL, padding", "TRL, bfd", "TRL, wrapped", "Fabric, padding", "loop, packed",
+    "loop, packed, chunks", "hfx, padding", "hfx, packing", "hfx, packing, chunked_loss",
+)  # fmt: skip
+FULL = ("Trainer, blocks", "loop, blocks", "loop, blocks, chunks", "hfx, blocks", "hfx, blocks, chunked_loss")
+WORKLOADS = {"rows": RAGGED, "chat": RAGGED, "blocks": FULL}
 
 
 def main() -> None:
-    """Print a table for each vocabulary."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    for vocabulary in [int(word) for word in sys.argv[2:]] or [8_000, 50_000]:
-        with tempfile.TemporaryDirectory(prefix="hfx-bench-") as name:
-            _compare(Path(name), vocabulary, rounds)
+    """Print a table for each workload and vocabulary."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=14)
+    parser.add_argument("--vocabularies", default="8000,50000")
+    parser.add_argument("--workloads", default=",".join(WORKLOADS))
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    results = []
+    for workload in given.workloads.split(","):
+        for vocabulary in map(int, given.vocabularies.split(",")):
+            with tempfile.TemporaryDirectory(prefix="hfx-bench-") as name:
+                write(Path(name), workload, vocabulary, given.steps)
+                results.append(compare(Path(name), workload, vocabulary, given.rounds))
+    if given.json:
+        given.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def _compare(folder: Path, vocabulary: int, rounds: int) -> None:
-    _write(folder, vocabulary)
-    figures: dict[str, list[tuple[float, float]]] = {}
-    peaks: dict[str, float] = {}
+def compare(folder: Path, workload: str, vocabulary: int, rounds: int) -> dict[str, Any]:
+    """Run the contenders, print their table, and return its figures."""
+    contenders = [name for name in WORKLOADS[workload] if installed(name)]
+    steps: dict[str, list[float]] = {name: [] for name in contenders}
+    peaks: dict[str, list[int]] = {name: [] for name in contenders}
     losses: dict[str, float] = {}
-    for number in range(rounds):
-        for contender in [TRAINER, *HFX]:
-            steps, peaks[contender], losses[contender] = _run(folder, contender, number)
-            figures.setdefault(contender, []).extend(steps)
-    speed = {name: median(tokens / seconds for tokens, seconds in steps) for name, steps in figures.items()}
-    print(f"\nvocabulary {vocabulary:,}, {rounds} rounds, {os.cpu_count()} cores\n")
-    print("| contender | tokens/s | ratio | peak GiB | last loss |\n|---|---|---|---|---|")
-    for name, value in speed.items():
-        print(f"| {name} | {value:,.0f} | {value / speed[TRAINER]:.2f} | {peaks[name]:.2f} | {losses[name]:.3f} |")
+    for _ in range(rounds):
+        for name in contenders:
+            told = run(folder, name)
+            steps[name] += [line["tokens"] / line["seconds"] for line in told["steps"][WARM_UP:]]
+            peaks[name].append(told["peak_bytes"] - told["loaded_bytes"])
+            losses[name] = told["steps"][-1]["loss"]
+    table = {
+        name: {
+            "tokens_per_second": median(steps[name]),
+            "peak_bytes": median(peaks[name]),
+            "last_loss": losses[name],
+        }
+        for name in contenders
+    }
+    show(workload, vocabulary, rounds, table)
+    return {"workload": workload, "vocabulary": vocabulary, "rounds": rounds, "cores": os.cpu_count(), "table": table}
 
 
-def _write(folder: Path, vocabulary: int) -> None:
+def show(workload: str, vocabulary: int, rounds: int, table: dict[str, dict[str, float]]) -> None:
+    """Print what was measured, against the first contender."""
+    first = next(iter(table.values()))
+    print(f"\n{workload}, vocabulary {vocabulary:,}, {rounds} rounds, {os.cpu_count()} cores\n")
+    print("| contender | tokens/s | ratio | GiB above the model | ratio | last loss |\n|---|---|---|---|---|---|")
+    for name, found in table.items():
+        speed, peak = found["tokens_per_second"], found["peak_bytes"]
+        print(
+            f"| {name} | {speed:,.0f} | {speed / first['tokens_per_second']:.2f} | {peak / 2**30:.2f} "
+            f"| {peak / first['peak_bytes']:.2f} | {found['last_loss']:.3f} |",
+            flush=True,
+        )
+
+
+def installed(contender: str) -> bool:
+    """Say whether a contender's package is there, and where it is not, print so."""
+    package = PACKAGES.get(contender.partition(",")[0])
+    there = package is None or find_spec(package) is not None
+    if not there:
+        print(f"'{contender}' is left out: '{package}' is not installed", file=sys.stderr)
+    return there
+
+
+def run(folder: Path, contender: str) -> dict[str, Any]:
+    """Let a contender train, and return what it wrote."""
+    environ = os.environ | {
+        "HFX_CACHE": str(folder / "cache"), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+    script = Path(__file__).with_name("train_contenders.py")
+    done = subprocess.run(
+        [sys.executable, str(script), contender, str(folder)], env=environ, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"'{contender}' failed:\n{done.stderr[-3000:]}")
+    told: dict[str, Any] = json.loads((folder / f"{contender}.json").read_text())
+    return told
+
+
+# ── workloads ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write(
+    folder: Path,
+    workload: str,
+    vocabulary: int,
+    steps: int,
+    rows: int = 2_000,
+    hidden_size: int = 256,
+    intermediate_size: int = 768,
+    layers: int = 4,
+) -> None:
+    """Write model, tokenizer, rows and what the contenders have to know."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -64,87 +142,29 @@ def _write(folder: Path, vocabulary: int) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
     tokenizer.save_pretrained(folder / "model")
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4,
-        max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        vocab_size=vocabulary, hidden_size=hidden_size, intermediate_size=intermediate_size, num_hidden_layers=layers,
+        num_attention_heads=hidden_size // 64, max_position_embeddings=SEQ_LENGTH,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     rng = random.Random(0)
     with (folder / "rows.jsonl").open("w") as file:
-        for _ in range(2_000):
-            length = max(4, min(255, round(rng.lognormvariate(3.5, 0.75))))
-            file.write(json.dumps({"text": " ".join(rng.choices(words, k=length))}) + "\n")
+        for _ in range(rows):
+            row = {"text": " ".join(rng.choices(words, k=_length(workload, rng)))}
+            if workload == "chat":
+                text = row["text"].split()
+                half = max(1, round(len(text) * rng.uniform(0.3, 0.7)))
+                row = {"prompt": " ".join(text[:half]), "text": " ".join(text[half:])}
+            file.write(json.dumps(row) + "\n")
+    spec = {"steps": steps, "seq_length": SEQ_LENGTH, "batch": BATCH, "prompts": workload == "chat"}
+    (folder / "spec.json").write_text(json.dumps(spec))
 
 
-def _run(folder: Path, contender: str, number: int) -> tuple[list[tuple[float, float]], float, float]:
-    """Return (tokens, seconds) of each step behind the warm-up, the peak in GiB, and the last loss."""
-    environ = os.environ | {"HFX_CACHE": str(folder / "cache"), "TOKENIZERS_PARALLELISM": "false"}
-    if contender == TRAINER:
-        command = [sys.executable, __file__, "--trainer"]
-    else:
-        output = folder / f"run-{number}-{contender.replace(', ', '-')}"
-        common = ["--model", "model", "--data", "rows.jsonl", "--steps", str(STEPS), "--seq-length", "256"]
-        common += ["--eval-share", "0", "--plugin", "fp32", "--output", str(output)]
-        command = [sys.executable, "-m", "hfx", "train", *common, *HFX[contender]]
-    subprocess.run(command, cwd=folder, env=environ, check=True, capture_output=True)
-    if contender == TRAINER:
-        lines = json.loads((folder / "trainer.json").read_text())
-    else:
-        lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-        for line in lines:
-            line["seconds"] = line["step_seconds"] + line["data_seconds"]
-    kept = [(line["tokens"], line["seconds"]) for line in lines[WARM_UP:]]
-    return kept, max(line["memory_bytes"] for line in lines) / 2**30, lines[-1]["loss"]
-
-
-def trainer() -> None:
-    """Train with transformers' Trainer in this process, and write what its steps took."""
-    import resource
-    import time
-
-    import torch
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained("model")
-    rows = [json.loads(line)["text"] for line in Path("rows.jsonl").read_text().splitlines()]
-    data = [{"input_ids": [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]} for text in rows]
-    lines: list[dict[str, Any]] = []
-
-    collate = transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False)
-    tokens: list[int] = []
-
-    def counted(examples: list[dict[str, Any]]) -> Any:
-        tokens.append(sum(len(example["input_ids"]) for example in examples))
-        return collate(examples)
-
-    class Timed(transformers.Trainer):  # type: ignore[misc]
-        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-            loss: torch.Tensor = super().training_step(*args, **kwargs)
-            self.last_loss = float(loss)
-            return loss
-
-    class Lines(transformers.TrainerCallback):  # type: ignore[misc]
-        before = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            now = time.perf_counter()
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            lines.append({"seconds": now - Lines.before, "memory_bytes": peak, "loss": run.last_loss})
-            Lines.before = now
-
-    options = transformers.TrainingArguments(
-        "trainer", max_steps=STEPS, per_device_train_batch_size=16, learning_rate=3e-4, report_to=[], use_cpu=True,
-        save_strategy="no", logging_strategy="no", lr_scheduler_type="cosine", disable_tqdm=True,
-    )  # fmt: skip
-    model = transformers.AutoModelForCausalLM.from_pretrained("model", dtype=torch.float32)
-    run = Timed(model=model, args=options, train_dataset=data, data_collator=counted, callbacks=[Lines()])
-    run.train()
-    for line, count in zip(lines, tokens, strict=False):
-        line["tokens"] = count
-    Path("trainer.json").write_text(json.dumps(lines))
+def _length(workload: str, rng: random.Random) -> int:
+    if workload == "blocks":
+        return SEQ_LENGTH - 1  # and the end token
+    return max(4, min(SEQ_LENGTH - 1, round(rng.lognormvariate(3.5, 0.75))))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--trainer"]:
-        trainer()
-    else:
-        main()
+    main()

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from hfx import Plugin, Run, hookimpl
 from hfx.checkpoint import newest
+from hfx.plan import plan
 from hfx.testing.bench import Bench
 from hfx.testing.examples import differing, evaluating, logits_of, weights
 from hfx.testing.tiny import tiny_rows, without_bars, write_rows
@@ -24,17 +25,22 @@ from hfx.testing.witnesses import Stopper
 from hfx_plugins.models.freeze import Freeze
 from hfx_plugins.models.lora import Lora
 from hfx_plugins.optimizers.ema import EMA
-from hfx_plugins.optimizers.ema_impl import averaged, update
+from hfx_plugins.optimizers.ema_impl import averaged, begin, update
 from hfx_plugins.precision.bf16 import BF16
 from tiny_models import tiny_llama
 
 
 class Weights(Plugin):
-    """Keeps the weights after every step."""
+    """Keeps the weights before the first step, and after every one."""
+
+    @hookimpl(wrapper=True)
+    def hfx_run(self, run: Run) -> Any:
+        run.local["weights"] = [weights(run.model)]
+        return (yield)
 
     @hookimpl
     def hfx_step_end(self, run: Run) -> None:
-        run.local.setdefault("weights", []).append(weights(run.model))
+        run.local["weights"].append(weights(run.model))
 
 
 def bench(config: dict[str, Any] | None = None, **options: Any) -> Bench:
@@ -43,7 +49,7 @@ def bench(config: dict[str, Any] | None = None, **options: Any) -> Bench:
 
 def by_hand(history: list[dict[str, torch.Tensor]], decay: float, warmup: bool) -> dict[str, torch.Tensor]:
     average = {name: tensor.double() for name, tensor in history[0].items()}
-    for step, current in enumerate(history[1:], start=2):
+    for step, current in enumerate(history[1:], start=1):
         kept = min(decay, (1 + step) / (10 + step)) if warmup else decay
         average = {name: kept * mean + (1 - kept) * current[name].double() for name, mean in average.items()}
     return average
@@ -69,6 +75,7 @@ def test_the_average_is_that_of_the_weights_after_every_step(options: dict[str, 
 def test_the_average_of_weights_that_stay_is_the_weights(decay: float, steps: int) -> None:
     model = tiny_llama()
     average: dict[str, Any] = {}
+    begin(model, average)
     for _ in range(steps):
         update(model, average, decay)
     assert all(torch.allclose(average[name], p) for name, p in model.named_parameters())
@@ -80,6 +87,18 @@ def test_of_bf16_weights_the_average_is_kept_in_float32() -> None:
         assert {tensor.dtype for tensor in state(run).values()} == {torch.float32}
         expected = by_hand(run.local["weights"], 0.999, False)
         assert all(torch.allclose(state(run)[name].double(), expected[name], atol=1e-6) for name in expected)
+
+
+def test_the_planner_and_the_line_on_the_disk_count_it() -> None:
+    told = {}
+    for active in (True, False):
+        with bench({"keep": 50}).run(active=active) as run:
+            said: list[str] = []
+            told[active] = plan(run, said=said), next(line for line in said if line.startswith("disk"))
+            size = sum(parameter.numel() * 4 for parameter in run.model.parameters())
+    assert told[True][0].peak["state of plugins"] == size
+    assert told[True][0].peak.total() - told[False][0].peak.total() == size
+    assert told[True][1] != told[False][1]
 
 
 def test_what_is_not_trained_has_no_average() -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from hfx import Plugin, Run, hookimpl
 
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
 
 class EMA(Plugin):
     """Keep an average of the weights over the last steps, and export it: less noise than the last step's weights.
 
-    The average of the trained parameters lies beside them, in float32, and in every checkpoint. Training and
-    evaluations go on with the weights themselves.
+    The average of the trained parameters lies beside them, in float32, and in every checkpoint; it begins as the weights
+    that training begins with. Training and evaluations go on with the weights themselves.
     """
 
     decay: float = Field(default=0.999, gt=0, lt=1)
@@ -24,6 +27,15 @@ class EMA(Plugin):
     """Begin with a smaller decay, (1 + step) / (10 + step): the first weights would weigh too much."""
     save: Literal["averaged", "both"] = "averaged"
     """What is exported: `averaged` weights; or `both`, the trained ones and the averaged in `model-ema` beside them."""
+
+    @hookimpl(wrapper=True)
+    def hfx_optimizer(self, run: Run) -> Generator[None, Optimizer, Optimizer]:
+        """Return the optimizer as it is, the average made: memory is then planned with it."""
+        from hfx_plugins.optimizers.ema_impl import begin
+
+        optimizer = yield
+        begin(run.model, run.state[self.name])
+        return optimizer
 
     @hookimpl
     def hfx_step_end(self, run: Run) -> None:

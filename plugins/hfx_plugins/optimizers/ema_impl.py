@@ -14,17 +14,20 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+def begin(model: nn.Module, average: dict[str, Any]) -> None:
+    """Let the average of each trained parameter begin as the parameter."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            average[name] = parameter.detach().to(torch.float32, copy=True)
+
+
 def update(model: nn.Module, average: dict[str, Any], decay: float) -> None:
-    """Move the average of each trained parameter towards it; one that is new begins as the parameter."""
+    """Move the average of each trained parameter towards it."""
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            if name not in average:
-                average[name] = parameter.detach().to(torch.float32, copy=True)
-                continue
-            average[name] = _beside(average[name], parameter)
-            average[name].lerp_(parameter.detach().float(), 1 - decay)
+        for name, mean in average.items():
+            average[name] = _beside(mean, parameters[name])
+            average[name].lerp_(parameters[name].detach().float(), 1 - decay)
 
 
 def _beside(mean: Tensor, parameter: Tensor) -> Tensor:

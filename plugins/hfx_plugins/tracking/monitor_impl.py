@@ -50,21 +50,21 @@ class Speed:
             self._hooks.close()
             backward = 1 + trained_share(self._run.module)
             self._per_token = self._counter.operations * (1 + backward) / metrics["tokens"]
-        return self._per_token * metrics["tokens"] / (metrics["step_seconds"] + metrics["data_seconds"])
+        return float(self._per_token * metrics["tokens"] / (metrics["step_seconds"] + metrics["data_seconds"]))
 
     def utilization(self, metrics: dict[str, Any]) -> float:
         """Return the share of the device's rate, which is measured after the first step unless it was given."""
         if self._rate is None:
             self._rate = measured(self._run.device, computed_in(self._run.precision, self._run.device))
-        return float(metrics["flops_per_second"]) / self._rate
+        return float(metrics["flops_per_second"] / self._rate)
 
     def _enter(self, *_: Any) -> None:
         if self._run.module.training:
-            self._counter.__enter__()
+            self._counter.__enter__()  # type: ignore[no-untyped-call]
 
     def _leave(self, *_: Any) -> None:
         if self._run.module.training:
-            self._counter.__exit__(None, None, None)
+            self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
