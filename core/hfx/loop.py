@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,13 +62,13 @@ class Laps:
     """Seconds by what they went to: each lap is from the end of the one before."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def end(self, name: str) -> None:
         """Add the time since the last lap's end to this name."""
         now = time.perf_counter()
-        self.seconds[name] += now - self._last
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
 
 
@@ -108,7 +107,7 @@ def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, A
     laps.end("optimizer")
     run.advance(batch, stop_code=int(stop))
     data_seconds += laps.seconds.pop("data")
-    seconds = laps.seconds.total()
+    seconds = sum(laps.seconds.values())
     return {
         "step": run.step,
         "epoch": run.epoch,
