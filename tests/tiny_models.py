@@ -104,3 +104,26 @@ def decayed(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]
     norms = [p for name, p in model.named_parameters() if "norm" in name]
     matrices = [p for name, p in model.named_parameters() if "norm" not in name]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": norms, "weight_decay": 0.0}]
+
+
+class OneMatrix(torch.nn.Module):
+    """A model whose only layer is one square matrix."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(size, size, bias=False)])
+
+
+def share_of_adamw(make_optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer], size: int = 1024) -> float:
+    """Return the bytes of an optimizer's state of a square matrix after two steps, over those of torch's AdamW."""
+
+    def held(make: Callable[[torch.nn.Module], torch.optim.Optimizer]) -> int:
+        model = OneMatrix(size)
+        matrix = model.layers[0].weight
+        optimizer = make(model)
+        for seed in (0, 1):
+            matrix.grad = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(seed))
+            optimizer.step()
+        return sum(value.nbytes for value in optimizer.state[matrix].values() if isinstance(value, torch.Tensor))
+
+    return held(make_optimizer) / held(lambda model: torch.optim.AdamW(model.parameters()))

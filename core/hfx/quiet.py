@@ -17,4 +17,9 @@ def quieten() -> None:
     # DeepSpeed sets its logger's level anew when it is imported; a filter stays.
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    # On some CPUs it remarks on a kernel of 4-bit inference that is not installed.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # transformers imports torchao wherever it is installed.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*", category=UserWarning)

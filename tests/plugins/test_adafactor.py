@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 import transformers
@@ -7,7 +9,7 @@ from pydantic import ValidationError
 
 from hfx import ParamGroups
 from hfx_plugins.optimizers.adafactor import Adafactor
-from tiny_models import decayed, losses, tiny_llama
+from tiny_models import decayed, losses, share_of_adamw, tiny_llama
 
 
 def test_it_trains_exactly_as_torch_does() -> None:
@@ -46,6 +48,11 @@ def test_a_matrix_has_factors_instead_of_moments() -> None:
 
     matrix = model.model.layers[0].mlp.up_proj.weight
     assert sum(value.numel() for value in optimizer.state[matrix].values()) < matrix.numel() / 10
+
+
+@pytest.mark.parametrize("variant", ["torch", "transformers"])
+def test_its_state_is_a_twentieth_of_adamws_at_most(variant: Literal["torch", "transformers"]) -> None:
+    assert share_of_adamw(lambda model: Adafactor(variant=variant).hfx_optimizer(ParamGroups(model))) <= 0.05
 
 
 @pytest.mark.parametrize("option", [{"lr": 0}, {"beta2_decay": 0.1}, {"d": 0.5}, {"variant": "fairseq"}])

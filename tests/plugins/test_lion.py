@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from hfx import ParamGroups
 from hfx_plugins.optimizers.lion import Lion
-from tiny_models import decayed, losses, tiny_llama
+from tiny_models import decayed, losses, share_of_adamw, tiny_llama
 
 
 def test_it_trains_exactly_as_the_library_does() -> None:
@@ -28,6 +28,10 @@ def test_it_keeps_one_tensor_a_parameter() -> None:
     optimizer.step()
 
     assert {key for state in optimizer.state.values() for key in state} == {"exp_avg"}
+
+
+def test_its_state_is_half_of_adamws() -> None:
+    assert share_of_adamw(lambda model: Lion().hfx_optimizer(ParamGroups(model))) <= 0.51
 
 
 @pytest.mark.parametrize("option", [{"lr": 0}, {"beta1": 1.1}, {"beta2": -0.1}, {"weight_decay": -1}])

@@ -12,10 +12,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.optim import AdamW8bit as AdamW8bitOptimizer
+from bitsandbytes.optim import Lion8bit as Lion8bitOptimizer
 from lion_pytorch import Lion as LionOptimizer
+from pytorch_optimizer.optimizer.galore import GaLore
 from safetensors.torch import load_file
 from schedulefree import AdamWScheduleFree
 
@@ -24,7 +28,10 @@ from hfx_plugins.batching.padding import Padding
 from hfx_plugins.models.scratch import Scratch
 from hfx_plugins.optimizers.adafactor import Adafactor
 from hfx_plugins.optimizers.adamw import AdamW
+from hfx_plugins.optimizers.adamw_8bit import AdamW8bit
+from hfx_plugins.optimizers.galore import Galore
 from hfx_plugins.optimizers.lion import Lion
+from hfx_plugins.optimizers.lion_8bit import Lion8bit
 from hfx_plugins.optimizers.muon import Muon
 from hfx_plugins.optimizers.schedule_free import ScheduleFree
 from hfx_plugins.optimizers.sgd import Sgd
@@ -36,6 +43,8 @@ from hfx_plugins.tokenizers.bpe import Bpe
 from tiny_models import decayed
 
 STEPS, BATCH, WARMUP = 6, 4, 2
+EIGHT: dict[str, Any] = {"quantize_embeddings": True, "min_8bit_size": 256}
+"""Options by which the matrices of a tiny model have 8 bits."""
 Share = Callable[[int], float]
 
 
@@ -45,6 +54,29 @@ def _adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
 
 def _lion(model: torch.nn.Module) -> torch.optim.Optimizer:
     return LionOptimizer(decayed(model, 0.1), lr=1e-3)
+
+
+def _adamw_8bit(model: torch.nn.Module) -> torch.optim.Optimizer:
+    optimizer: torch.optim.Optimizer = AdamW8bitOptimizer(decayed(model, 0.01), lr=3e-3, min_8bit_size=256)
+    return optimizer
+
+
+def _lion_8bit(model: torch.nn.Module) -> torch.optim.Optimizer:
+    optimizer: torch.optim.Optimizer = Lion8bitOptimizer(decayed(model, 0.1), lr=1e-3, min_8bit_size=256)
+    return optimizer
+
+
+def _galore(model: torch.nn.Module) -> torch.optim.Optimizer:
+    named = dict(model.named_parameters())
+    norms = {name for name in named if "norm" in name}
+    inner = {name for name in named if ".layers." in name} - norms
+    projection = {"rank": 8, "update_proj_gap": 3, "scale": 0.25, "projection_type": "std"}
+    groups = [
+        {"params": [p for name, p in named.items() if name in inner], **projection},
+        {"params": [p for name, p in named.items() if name not in inner]},
+    ]
+    optimizer: torch.optim.Optimizer = GaLore(groups, lr=1e-2)
+    return optimizer
 
 
 def _adafactor(model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -123,6 +155,9 @@ def _plain_loop(run: Run, model: torch.nn.Module, optimizer: torch.optim.Optimiz
     [
         (AdamW(lr=3e-3), _adamw),
         (Lion(lr=1e-3), _lion),
+        (AdamW8bit(lr=3e-3, **EIGHT), _adamw_8bit),
+        (Lion8bit(lr=1e-3, **EIGHT), _lion_8bit),
+        (Galore(rank=8, update_every=3), _galore),
         (Adafactor(lr=3e-2), _adafactor),
         (Sgd(lr=0.1, nesterov=True, weight_decay=0.01), _sgd),
         (Muon(lr=0.02, adamw_lr=3e-3), _Muon),
@@ -174,10 +209,21 @@ def _figures(run: Path) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plugin", ["sgd", "muon", "schedule_free"])
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        "sgd",
+        "muon",
+        "schedule_free",
+        "adamw_8bit --adamw_8bit.min-8bit-size 256",
+        "lion_8bit --lion_8bit.min-8bit-size 256 --lion_8bit.quantize-embeddings true",
+        "galore --galore.rank 8 --galore.update-every 4",
+    ],
+    ids=lambda words: words.split()[0],
+)
 def test_a_killed_run_goes_on_to_the_bit(plugin: str, tmp_path: Path) -> None:
     (tmp_path / "rows.txt").write_text("\n\n".join(f"row {n} of some foxes " * (1 + n % 3) for n in range(90)))
-    named = ("--plugin", plugin)
+    named = ("--plugin", *plugin.split())
     _, said = (whole := _train(tmp_path, *named, "--output", "whole")).communicate(timeout=200)
     assert whole.returncode == 0, said
     wanted, metrics = random.SystemRandom().randint(4, 12), tmp_path / "killed" / "metrics.jsonl"

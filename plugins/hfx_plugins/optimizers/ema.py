@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class EMA(Plugin):
     """Keep an average of the weights over the last steps, and export it: less noise than the last step's weights.
 
-    The average of the trained parameters lies beside them, in float32, and in every checkpoint; it begins as the weights
-    that training begins with. Training and evaluations go on with the weights themselves.
+    The average of the trained parameters lies beside them, in float32, and in every checkpoint; it begins as they are
+    before the first step. Training and evaluations go on with the weights themselves.
     """
 
     decay: float = Field(default=0.999, gt=0, lt=1)

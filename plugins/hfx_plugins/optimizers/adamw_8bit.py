@@ -1,0 +1,57 @@
+"""AdamW with 8-bit state (https://arxiv.org/abs/2110.02861), from the package `bitsandbytes`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from hfx import ParamGroups, Plugin, Problem, hookimpl
+from hfx_plugins.optimizers.eight_bit import problems
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from hfx import Run
+
+
+class AdamW8bit(Plugin):
+    """AdamW whose running means have 8 bits: a quarter of its state.
+
+    Blocks of 256 values share a scale. Embeddings, and a head tied to them, keep 32 bits, as the paper found them to
+    need; so do norms, biases and other small parameters.
+    """
+
+    unverified: ClassVar[str] = "no GPU was at hand to try its kernels for GPUs; those for CPUs were tried"
+
+    lr: PositiveFloat = 3e-4
+    """Highest learning rate; AdamW's."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the running mean of the gradient."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the running mean of its square; 0.95 is common for large language models from scratch."""
+    eps: PositiveFloat = 1e-8
+    """Added to the denominator."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Decay of matrices; norms and biases have none."""
+    quantize_embeddings: bool = False
+    """Keep the state of embeddings in 8 bits, too: they are much of a small model."""
+    min_8bit_size: PositiveInt = 4096
+    """Parameters of fewer values keep 32 bits."""
+
+    @hookimpl
+    def hfx_check(self) -> Iterator[Problem]:
+        """Report a missing or old package."""
+        yield from problems("adamw_8bit")
+
+    @hookimpl
+    def hfx_optimizer(self, params: ParamGroups, run: Run) -> Optimizer:
+        """Return bitsandbytes' AdamW8bit.
+
+        Raises:
+            IncompatibleError: the backend holds parameters in parts; in some cases at the first step.
+        """
+        from hfx_plugins.optimizers.eight_bit_impl import adamw
+
+        return adamw(self, params, run)
