@@ -32,8 +32,9 @@ check: $(VENV)/ready-dev ## lint, types, import rules, stale pages
 slow: $(VENV)/ready-dev ## run the long tests
 	$(PYTEST) $(SPREAD) -m 'slow and not drives and not clusters'
 
+# torchao is tried here, too: where it is installed, every process that trains imports it.
 drives: $(VENV)/ready-drives ## drive the contract through DDP, ZeRO, FSDP, packing, streams and frozen parameters
-	$(PYTEST) tests/contract
+	$(PYTEST) tests/contract tests/plugins/test_fp8.py
 
 # Slurm may not become another user in a namespace, so the network is there.
 clusters: $(VENV)/ready-clusters ## prepare data on Slurm and Ray, started on this machine (Debian: slurmctld, slurmd)

@@ -228,13 +228,18 @@ def example(kind: type[Plugin]) -> dict[str, Any]:
     """Return the option that shows best how options are given, or nothing where a plugin has none."""
     fields = kind.model_fields.items()
     shown = {name: value for name, info in fields if (value := example_value(info)) not in (None, {}, [])}
-    # A switch is shown only where there is nothing else: turned on, it may be what nobody should copy.
-    ranked = sorted(shown.items(), key=lambda item: isinstance(item[1], bool))
+    # A switch is shown only where there is nothing else, or where its field says so: turned on, it may be what nobody
+    # should copy.
+    ranked = sorted(
+        shown.items(), key=lambda item: (not kind.model_fields[item[0]].examples, isinstance(item[1], bool))
+    )
     return dict(ranked[:1])
 
 
 def example_value(info: FieldInfo) -> Any:
-    """Return a choice that is not the default, or the default where there are no choices."""
+    """Return the field's own example, else a choice that is not the default, or the default without choices."""
+    if info.examples:
+        return info.examples[0]
     value = info.get_default(call_default_factory=True, validated_data={})
     members = (info.annotation, *get_args(info.annotation))
     choices = [choice for member in members if get_origin(member) is Literal for choice in get_args(member)]

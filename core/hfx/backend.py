@@ -66,7 +66,9 @@ class TorchBackend:
         norm = float(_full(torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf)))
         skipped = not math.isfinite(norm)
         if self.scaler:
-            self.scaler.step(self.optimizer)
+            # Its own look at the gradients misses a norm that is not finite though they are.
+            if not skipped:
+                self.scaler.step(self.optimizer)
             self.scaler.update()
         elif not skipped:
             self.optimizer.step()

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Literal
 
-from hfx import Plugin, Precision, hookimpl
+from pydantic import Field
+
+from hfx import Plugin, Precision, Problem, hookimpl
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from hfx import Run
 
 
 class BF16(Plugin):
     """Products in bf16 over fp32 weights, or weights in bf16 as well."""
 
-    pure: bool = False
-    """Keep the weights and the optimizer's state in bf16 too: half the memory, and small updates round away."""
+    pure: bool = Field(default=False, examples=[True])
+    """Keep the weights and the optimizer's state in bf16 too: half the memory; see `rounding`."""
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    """How pure bf16 weights are rounded after an update. To the `nearest`, small updates are lost: a weight of 1 needs
+    one of 0.002. `stochastic`: up or down at random, so that on average none is; a step takes longer."""
+
+    @hookimpl
+    def hfx_check(self) -> Iterator[Problem]:
+        """Report a rounding of weights that are not in bf16."""
+        if self.rounding == "stochastic" and not self.pure:
+            yield Problem(
+                "'bf16.rounding' is 'stochastic', and the weights are in fp32, which loses no update; "
+                "add '--bf16.pure true', or leave it out"
+            )
 
     @hookimpl
     def hfx_precision(self, run: Run) -> Precision:
@@ -25,7 +42,23 @@ class BF16(Plugin):
 
         native, device = native_bf16(run.device)
         kind = "pure bf16" if self.pure else "bf16 over fp32 weights"
+        if self.rounding == "stochastic":
+            kind += ", rounded stochastically"
         why = f"{kind}: asked for" if native else f"{kind}: asked for, emulated by {device}"
         if self.pure:
             return PlainPrecision(run.device, why, dtype=torch.bfloat16)
         return PlainPrecision(run.device, why, compute=torch.bfloat16)
+
+    @hookimpl(wrapper=True)
+    def hfx_optimizer(self, run: Run) -> Generator[None, Optimizer, Optimizer]:
+        """Return the optimizer, its updates rounded as asked for.
+
+        Raises:
+            IncompatibleError: the backend holds parameters in parts.
+        """
+        optimizer = yield
+        if self.rounding == "nearest":
+            return optimizer
+        from hfx_plugins.precision.stochastic_impl import StochasticallyRounded
+
+        return StochasticallyRounded(optimizer, run)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,3 +46,24 @@ def native_bf16(device: torch.device) -> tuple[bool, str]:
         found = [name for name in ("amx_bf16", "avx512_bf16", "sve_bf16") if capabilities.get(name)]
         return bool(found), f"a CPU with {found[0]}" if found else "a CPU without bf16 instructions"
     return False, f"device '{device.type}'"
+
+
+@contextmanager
+def tf32_products() -> Iterator[None]:
+    """Let fp32 matrices be multiplied in TF32 on CUDA, and put torch's settings back."""
+    backends: Any = torch.backends
+    settings = (backends.cuda.matmul, backends.mkldnn.matmul)
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        summed_up = torch.get_float32_matmul_precision()
+    except RuntimeError:  # somebody used the new names alone
+        summed_up = "highest"
+    # It sets `torch.backends.cuda.matmul.fp32_precision`. Where that is set alone, torch.compile fails as it tunes
+    # products, since it asks for what is set here.
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(summed_up)
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
