@@ -27,14 +27,20 @@ class Record:
         except OSError as error:
             raise StorageError(f"cannot write '{self.path}': {error.strerror}; free space and resume") from error
 
-    def cut(self, step: int) -> int:
-        """Drop the lines behind a step, keep them beside the file, and return how many there were."""
+    def cut(self, step: int, evaluated: bool = True) -> int:
+        """Drop the lines behind a step, keep them beside the file, and return how many there were.
+
+        Args:
+            step: The last one that is kept.
+            evaluated: Whether an evaluation at that very step is kept, too; else it will be made again.
+        """
+        last = (step, evaluated)
         if not self.path.exists():
             return 0
         kept: list[str] = []
         dropped: list[str] = []
         for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
-            (kept if _step(line) <= step else dropped).append(line)
+            (kept if _place(line) <= last else dropped).append(line)
         if dropped:
             with self.path.with_suffix(f".after-{step}.jsonl").open("a", encoding="utf-8") as file:
                 file.writelines(dropped)
@@ -44,9 +50,13 @@ class Record:
         return len(dropped)
 
 
-def _step(line: str) -> float:
-    """Return the step of a line; a torn one, the last of a killed run, belongs behind every step."""
+def _place(line: str) -> tuple[float, bool]:
+    """Return a line's step, and whether it is an evaluation, which comes after the step.
+
+    A torn one, the last of a killed run, belongs behind every step.
+    """
     try:
-        return float(json.loads(line)["step"])
+        figures = json.loads(line)
+        return float(figures["step"]), "eval_loss" in figures
     except ValueError:
-        return float("inf")
+        return float("inf"), False

@@ -306,5 +306,5 @@ class Run(Parts):
     def cut_records(self) -> None:
         """Cut what an earlier process recorded back to this step, so that no step appears twice."""
         if self.world.is_main:
-            for record in ("metrics", "ledger"):
-                self._record(record).cut(self.step)
+            self._record("ledger").cut(self.step)
+            self._record("metrics").cut(self.step, evaluated=self._evaluated_at == self.step)
