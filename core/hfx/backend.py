@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hfx.errors import StorageError
+from hfx.errors import IncompatibleError, StorageError
 from hfx.protocols import StateReader, StepResult, Values
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class TorchBackend:
     def shard(self, module: nn.Module) -> nn.Module:
         """Move the module to the device."""
         placed = getattr(module.model, "hf_device_map", None)
+        _refuse_offloaded(module)
         there = all(tensor.device == self.device for tensor in (*module.parameters(), *module.buffers()))
         # Tensors without content (`hfx plan`) cannot be moved, and are made where they belong.
         self.module = module if placed or there else module.to(self.device)
@@ -87,8 +88,11 @@ class TorchBackend:
 
     @contextmanager
     def exporting(self) -> Iterator[dict[str, Tensor]]:
-        """Yield the model's state dict."""
-        yield self.module.model.state_dict()  # type: ignore[union-attr]
+        """Yield the model's state dict; weights that lie on disk are read into memory."""
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+        model: Any = self.module.model
+        yield get_state_dict_offloaded_model(model) if _offloaded(model) else model.state_dict()
 
     def state(self) -> tuple[dict[str, Tensor], Values]:
         """Return parameters, buffers and optimizer state by parameter name; groups and scalars as JSON values."""
@@ -154,10 +158,24 @@ class TorchBackend:
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield parameters and persistent buffers, tied ones once."""
-    yield from module.named_parameters()
+    """Yield parameters and persistent buffers, tied ones once; not those that lie elsewhere and are never trained."""
+    yield from ((name, parameter) for name, parameter in module.named_parameters() if parameter.device.type != "meta")
     kept = module.state_dict(keep_vars=True).keys()
     yield from ((name, buffer) for name, buffer in module.named_buffers() if name in kept)
+
+
+def _offloaded(module: nn.Module) -> list[str]:
+    """Return the names of parameters that are read from elsewhere whenever they are used."""
+    return [name for name, parameter in module.named_parameters() if parameter.device.type == "meta"]
+
+
+def _refuse_offloaded(module: nn.Module) -> None:
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    if lost := sorted(trained & set(_offloaded(module))):
+        raise IncompatibleError(
+            f"'{lost[0].removeprefix('model.')}' and {len(lost) - 1} more parameters lie outside the device and cannot "
+            "be trained there; add '--plugin lora', or let the device take more ('pretrained.max_memory')"
+        )
 
 
 def _full(tensor: Any) -> Any:

@@ -61,8 +61,13 @@ def config(plugins: dict[str, Any], scratch: dict[str, Any], **fields: Any) -> d
 
 @pytest.mark.parametrize(
     "plugins",
-    [{}, {"gradient_checkpointing": {}, "lion": {}}, {"lora": {}, "gradient_checkpointing": {}}],
-    ids=["plain", "checkpointed", "lora"],
+    [
+        {},
+        {"gradient_checkpointing": {}, "lion": {}},
+        {"lora": {}, "gradient_checkpointing": {}},
+        {"activation_offload": {}},
+    ],
+    ids=["plain", "checkpointed", "lora", "offloaded"],
 )
 def test_the_peak_is_that_of_the_run(folder: Path, plugins: dict[str, Any]) -> None:
     made = config(plugins, {})
@@ -123,10 +128,12 @@ def test_the_peaks_of_configs_drawn_at_random_are_within_five_percent_where_they
         {},
         {"gradient_checkpointing": {}},
         {"gradient_checkpointing": {"every": 3}},
+        {"gradient_checkpointing": {"keep": "matmuls"}},
+        {"activation_offload": {}},
         {"bf16": {"pure": True}},
         {"lora": {"variant": "dora", "modules_to_save": ["norm"]}, "bf16": {"pure": True}},
     ],
-    ids=["plain", "checkpointed", "every third", "bf16", "dora on bf16"],
+    ids=["plain", "checkpointed", "every third", "matmuls kept", "offloaded", "bf16", "dora on bf16"],
 )
 def test_few_layers_show_what_all_of_them_hold(folder: Path, plugins: dict[str, Any]) -> None:
     from hfx.plan import plan

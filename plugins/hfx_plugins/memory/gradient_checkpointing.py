@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,9 @@ class GradientCheckpointing(Plugin):
 
     every: int = Field(default=1, ge=1)
     """Recompute every n-th layer only: more memory, less time."""
+    keep: Literal["none", "matmuls"] = "none"
+    """What a recomputed layer keeps beside its input; `matmuls`: the results of its linear layers and of fused
+    attention, so that only what is cheap is computed twice."""
 
     @hookimpl(wrapper=True)
     def hfx_model(self) -> Generator[None, PreTrainedModel, PreTrainedModel]:
@@ -25,5 +28,5 @@ class GradientCheckpointing(Plugin):
         from hfx_plugins.memory.gradient_checkpointing_impl import enable
 
         model = yield
-        enable(model, self.every)
+        enable(model, self)
         return model

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+import torch
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hfx.errors import IncompatibleError
@@ -11,8 +14,21 @@ from hfx.errors import IncompatibleError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from hfx_plugins.memory.gradient_checkpointing import GradientCheckpointing
 
-def enable(model: PreTrainedModel, every: int) -> None:
+_aten = torch.ops.aten
+MATMULS: list[Any] = [
+    _aten.mm.default,
+    _aten.addmm.default,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+]
+"""Products with weights, and attention that keeps no scores. Batched products are left out: they are the scores."""
+
+
+def enable(model: PreTrainedModel, options: GradientCheckpointing) -> None:
     """Make every n-th layer recompute its activations.
 
     Raises:
@@ -21,13 +37,16 @@ def enable(model: PreTrainedModel, every: int) -> None:
     name = type(model).__name__
     if not model.supports_gradient_checkpointing:
         raise IncompatibleError(f"'{name}' does not support checkpointing; add '--plugin no:gradient_checkpointing'")
+    how: dict[str, Any] = {"use_reentrant": False}
+    if options.keep == "matmuls":
+        how["context_fn"] = partial(create_selective_checkpoint_contexts, MATMULS)
     # The older name warns in transformers 5.24 and is the only one before it.
     enable_checkpointing = (
         getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     )
-    enable_checkpointing({"use_reentrant": False})
-    if every > 1:
-        _thin_out(model, every)
+    enable_checkpointing(how)
+    if options.every > 1:
+        _thin_out(model, options.every)
 
 
 def _thin_out(model: PreTrainedModel, every: int) -> None:

@@ -41,16 +41,16 @@ class Lora(Plugin):
     def hfx_check(self, run: Run) -> Iterator[Problem]:
         """Report a missing package, and adapters whose base nobody could load."""
         if find_spec("peft") is None:
-            yield Problem("'lora' needs the package 'peft'; run: pip install 'hfx[lora]'")
+            yield Problem(f"'{self.name}' needs the package 'peft'; run: pip install 'hfx[lora]'")
         if "all-linear" in self.targets and len(self.targets) > 1:
-            yield Problem("'lora.targets' has names beside 'all-linear'; leave out one or the other")
+            yield Problem(f"'{self.name}.targets' has names beside 'all-linear'; leave out one or the other")
         if not self.targets:
-            yield Problem("'lora.targets' is empty; name layers, or 'all-linear'")
+            yield Problem(f"'{self.name}.targets' is empty; name layers, or 'all-linear'")
         base = run.config.model
         if self.save == "adapters" and (base is None or base.endswith(".gguf")):
             what = "is new" if base is None else "is a .gguf file"
             yield Problem(
-                f"adapters are loaded over their base, and this run's model {what}; set 'lora.save' to 'merged'"
+                f"adapters are loaded over their base, and this run's model {what}; set '{self.name}.save' to 'merged'"
             )
 
     @hookimpl(wrapper=True)

@@ -36,10 +36,11 @@ def merged(model: PreTrainedModel) -> Iterator[None]:
 def _merge(model: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
     for name, module in model.named_modules():
         at = f"{prefix}{name}."
-        if not isinstance(module, LoraLayer | ModulesToSaveWrapper):
+        quantized = hasattr(module, "dequantized") and f"{at}weight" in state  # else it is in an adapted layer
+        if not quantized and not isinstance(module, LoraLayer | ModulesToSaveWrapper):
             continue
         own = {key.removeprefix(at): state.pop(key) for key in list(state) if key.startswith(at)}
-        plain = _merged_layer(module, own) if isinstance(module, LoraLayer) else _trained_copy(own)
+        plain = _trained_copy(own) if isinstance(module, ModulesToSaveWrapper) else _merged_layer(module, own)
         state.update({f"{at}{key}": tensor for key, tensor in plain.items()})
 
 
@@ -47,6 +48,11 @@ def _merged_layer(layer: Any, own: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of a layer with its adapter in them, which peft adds up; the layer itself stays as it is."""
     scratch = copy.deepcopy(layer)
     scratch.load_state_dict({key: tensor.detach().clone() for key, tensor in own.items()}, assign=True)
+    if not isinstance(layer, LoraLayer):
+        plain: dict[str, Tensor] = scratch.dequantized().state_dict()
+        return plain
+    if hasattr(scratch.base_layer, "dequantized"):
+        scratch.base_layer = scratch.base_layer.dequantized()
     scratch.merge()
     merged: dict[str, Tensor] = scratch.get_base_layer().state_dict()
     return merged

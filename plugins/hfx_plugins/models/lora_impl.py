@@ -5,15 +5,17 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import torch
 from peft import LoraConfig, TaskType, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
 from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
 
 from hfx.errors import ConfigError, IncompatibleError, nearest
 from hfx_plugins.models.capacity_impl import first_line, seeded
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
     from hfx import Run
@@ -34,12 +36,13 @@ def install(model: PreTrainedModel, options: Lora, run: Run) -> None:
         ConfigError: a name fits no layer, or one that can have no adapter.
         IncompatibleError: a layer is used in two places, or its forward pass is another plugin's.
     """
+    _check_elsewhere(model, options)
     tied = _is_tied(model)
-    heads = _new_heads(model, run)
+    heads = new_heads(model, run)
     if options.targets != ["all-linear"]:
-        _found(model, "targets", options.targets)
+        found_modules(model, options, "targets", options.targets)
     # By whole names: peft would take `norm` for every name that ends so, `input_layernorm` among them.
-    whole = [*_found(model, "modules_to_save", options.modules_to_save), *heads]
+    whole = [*found_modules(model, options, "modules_to_save", options.modules_to_save), *heads]
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
@@ -55,10 +58,44 @@ def install(model: PreTrainedModel, options: Lora, run: Run) -> None:
         # What peft warns of (layers stored transposed, tied ones) is either handled or refused here.
         with seeded(run), warnings.catch_warnings(action="ignore"):
             inject_adapter_in_model(config, model, ADAPTER)
+        with seeded(run):
+            _draw(model, run.device)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"'lora.targets': {first_line(error)}; name other layers") from error
+        raise ConfigError(f"'{options.name}.targets': {first_line(error)}; name other layers") from error
     cast_adapter_dtype(model, ADAPTER)
-    _check_ends(model, tied)
+    _check_ends(model, tied, options.name)
+
+
+def _check_elsewhere(model: PreTrainedModel, options: Lora) -> None:
+    """Refuse what needs weights that lie on disk and are read only when they are used."""
+    if not any(parameter.device.type == "meta" for parameter in model.parameters()):
+        return
+    if options.variant == "dora":
+        raise IncompatibleError(
+            f"DoRA looks at weights that lie on disk; set '{options.name}.variant' to 'lora', or "
+            "let the device take more"
+        )
+    if options.save == "merged":
+        raise IncompatibleError(
+            f"adapters cannot be merged into weights that lie on disk; set '{options.name}.save' to 'adapters'"
+        )
+
+
+def _draw(model: PreTrainedModel, device: torch.device) -> None:
+    """Draw the adapters, on the device where their layers lie elsewhere: peft puts them where there is nothing."""
+    for layer in model.modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        for kind in layer.adapter_layer_names:
+            adapters = getattr(layer, kind)
+            if ADAPTER not in adapters:
+                continue
+            own = adapters[ADAPTER]
+            if isinstance(own, nn.Parameter) and own.device.type == "meta":
+                adapters[ADAPTER] = nn.Parameter(torch.empty_like(own, device=device))
+            elif isinstance(own, nn.Module) and any(p.device.type == "meta" for p in own.parameters()):
+                own.to_empty(device=device)
+        layer.reset_lora_parameters(ADAPTER, init_lora_weights=True)
 
 
 def _is_tied(model: PreTrainedModel) -> bool:
@@ -66,7 +103,7 @@ def _is_tied(model: PreTrainedModel) -> bool:
     return head is not None and getattr(head, "weight", None) is getattr(embeddings, "weight", head)
 
 
-def _new_heads(model: PreTrainedModel, run: Run) -> list[str]:
+def new_heads(model: PreTrainedModel, run: Run) -> list[str]:
     """Return the names of what stands on the model's body where the task made it: random, it has to be trained."""
     if run.task.unit == "token":
         return []
@@ -76,7 +113,7 @@ def _new_heads(model: PreTrainedModel, run: Run) -> list[str]:
     ]
 
 
-def _found(model: nn.Module, option: str, names: list[str]) -> list[str]:
+def found_modules(model: nn.Module, options: Lora, option: str, names: list[str]) -> list[str]:
     """Return the whole names of the modules that are called so.
 
     Raises:
@@ -89,23 +126,23 @@ def _found(model: nn.Module, option: str, names: list[str]) -> list[str]:
         if not fitting:
             ends = sorted({end for name in known if not (end := name.rsplit(".", 1)[-1]).isdigit()})
             hint = nearest(wanted, ends) or f" it has {', '.join(ends)}"
-            raise ConfigError(f"'lora.{option}': no module of the model is called '{wanted}';{hint}")
+            raise ConfigError(f"'{options.name}.{option}': no module of the model is called '{wanted}';{hint}")
         found += fitting
     return found
 
 
-def _check_ends(model: PreTrainedModel, tied: bool) -> None:
+def _check_ends(model: PreTrainedModel, tied: bool, name: str) -> None:
     """Refuse adapters that one of two places would have, and a head whose forward pass is not its own."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     if tied and (_is_adapted(head) or _is_adapted(embeddings)):
         raise IncompatibleError(
-            "the model's embeddings and head are one matrix, of which 'lora' would change one half only; "
-            "leave them out of 'lora.targets' and 'lora.modules_to_save'"
+            f"the model's embeddings and head are one matrix, of which '{name}' would change one half only; "
+            f"leave them out of '{name}.targets' and '{name}.modules_to_save'"
         )
     if _is_adapted(head) and hasattr(model.loss_function, "expecting"):
         raise IncompatibleError(
-            "the loss is computed inside the head, which 'lora' would replace; leave the head out of 'lora.targets' "
-            "and 'lora.modules_to_save', or add '--plugin no:chunked_loss'"
+            f"the loss is computed inside the head, which '{name}' would replace; leave the head out of "
+            f"'{name}.targets' and '{name}.modules_to_save', or add '--plugin no:chunked_loss'"
         )
 
 

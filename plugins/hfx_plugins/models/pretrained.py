@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from hfx import Plugin, Problem, hookimpl
 
 if TYPE_CHECKING:
@@ -25,7 +27,10 @@ class Pretrained(Plugin):
     attn_implementation: str | None = None
     """Attention's code: eager, sdpa, flash_attention_2; none: what transformers chooses."""
     device_map: str | dict[str, int | str] | None = None
-    """Where transformers puts which module: `auto`, or a mapping; none: the backend decides."""
+    """Where which module is put: `auto`, or a mapping to devices, `cpu` and `disk`; none: the backend decides."""
+    max_memory: dict[str, int | str] = Field(default_factory=dict)
+    """How much of the weights each device takes under `device_map: auto`, as `{"0": "20GiB", "cpu": "8GiB"}`; what is
+    left stays on disk, and is read whenever it is used: for adapters over a model that is larger than memory."""
     low_memory: bool = False
     """Read each weight straight onto the run's device, so that the host never holds the whole model."""
     trust_remote_code: bool = False
@@ -47,6 +52,8 @@ class Pretrained(Plugin):
                 "'pretrained.trust_remote_code' runs whatever the model's publisher uploads next; "
                 "set 'pretrained.revision' to the full hash of the commit that you have read"
             )
+        if self.max_memory and self.device_map is None:
+            yield Problem("'pretrained.max_memory' needs a 'pretrained.device_map'; set it to 'auto'")
         if self.device_map is not None and self.low_memory:
             yield Problem("'pretrained.device_map' and 'pretrained.low_memory' both place the weights; drop one")
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,8 +48,8 @@ def load(pretrained: Pretrained, run: Run) -> PreTrainedModel:
         if run.planning:
             return _without_weights(factory, config, pretrained, run)
         model, found = factory.from_pretrained(
-            **where, **_placement(pretrained, run), config=config, output_loading_info=True,
-            use_safetensors=True, ignore_mismatched_sizes=True,
+            **where, **_placement(pretrained, run), **_offloading(pretrained, run), config=config,
+            output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     _check_keys(name, model, found)
     _report(name, found)
@@ -94,6 +95,16 @@ def _placement(pretrained: Pretrained, run: Run) -> dict[str, Any]:
     device_map = {"": run.device} if pretrained.low_memory else pretrained.device_map
     given = {"device_map": device_map, "attn_implementation": pretrained.attn_implementation}
     return {"dtype": dtype} | {key: value for key, value in given.items() if value is not None}
+
+
+def _offloading(pretrained: Pretrained, run: Run) -> dict[str, Any]:
+    """Return where weights go that are on no device; those of a checkpoint in safetensors stay where they are."""
+    if pretrained.device_map is None:
+        return {}
+    run.cache.mkdir(parents=True, exist_ok=True)
+    folder = run.enter(TemporaryDirectory(prefix="offload-", dir=run.cache, ignore_cleanup_errors=True))
+    limits = {int(name) if name.isdigit() else name: size for name, size in pretrained.max_memory.items()}
+    return {"offload_folder": folder, "max_memory": limits or None}
 
 
 @contextmanager
