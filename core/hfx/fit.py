@@ -47,8 +47,8 @@ Planner = Callable[[Variant], Plan]
 def fit(planner: Planner, budget: int, micro_batch_size: int, active: frozenset[str]) -> Fit | None:
     """Return the cheapest variant whose peak is within a budget of bytes; None where none is.
 
-    Techniques that leave the result as it is come first, by what they cost in time: smaller micro-batches, then
-    recomputing every n-th layer; another optimizer comes last, since it learns otherwise.
+    Techniques that leave the result as it is come first, by what they cost in time: smaller micro-batches, recomputing
+    all but products of matrices, then every n-th layer; another optimizer comes last, since it learns otherwise.
     """
     ordered = sorted(_variants(micro_batch_size, active), key=lambda item: item[0])
     for tried, (cost, variant) in enumerate(ordered, start=1):
@@ -61,6 +61,9 @@ def fit(planner: Planner, budget: int, micro_batch_size: int, active: frozenset[
 def _variants(micro_batch_size: int, active: frozenset[str]) -> Iterator[tuple[float, Variant]]:
     halves = [(micro_batch_size >> times) for times in range(micro_batch_size.bit_length())]
     recomputed: list[tuple[float, Variant]] = [(0.0, Variant())]
+    if CHECKPOINTING not in active:
+        kept = ((f"{CHECKPOINTING}.keep", "matmuls"),)
+        recomputed.append((CHEAPER_STEP, Variant((CHECKPOINTING,), kept)))
     for every in (1,) if CHECKPOINTING in active else (4, 2, 1):
         plugins: tuple[str, ...] = () if CHECKPOINTING in active else (CHECKPOINTING,)
         options = ((f"{CHECKPOINTING}.every", str(every)),) if every > 1 or CHECKPOINTING in active else ()

@@ -182,9 +182,12 @@ class Parts:
         return self._part("model", self._build_model)
 
     def _build_model(self) -> PreTrainedModel:
+        from hfx.allocator import keep_freed_memory
         from hfx.causal import install_loss
         from hfx.loop import held, seed_everything
 
+        if self.device.type == "cpu" and not self.planning:
+            keep_freed_memory()
         self._held_before_model = held(self.device)
         seed_everything(self.config.seed, 1)  # what a model initialises depends on the seed, whoever wrote its plugin
         with self.backend.building():

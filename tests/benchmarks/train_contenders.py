@@ -40,13 +40,14 @@ class Clock:
 
     def step(self, tokens: int, loss: float) -> None:
         """End a step."""
-        now = time.perf_counter()
-        LINES.append({"seconds": now - self.last, "tokens": tokens, "loss": loss, "at": time.time()})
-        self.last = now
+        seconds = time.perf_counter() - self.last
+        LINES.append({"seconds": seconds, "tokens": tokens, "loss": loss, "at": time.time()})
+        self.peak = resident("VmHWM")  # here, since what is saved in the end belongs to no step
+        self.last = time.perf_counter()
 
     def written(self) -> dict[str, Any]:
         """Return everything, for a file."""
-        return {"steps": LINES, "loaded_bytes": self.loaded, "peak_bytes": resident("VmHWM")}
+        return {"steps": LINES, "loaded_bytes": self.loaded, "peak_bytes": self.peak}
 
 
 CLOCK = Clock()

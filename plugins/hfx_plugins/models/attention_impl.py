@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from hfx.errors import IncompatibleError
+from hfx.rates import computed_in
 from hfx_plugins.models.capacity_impl import first_line, quiet
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ def choose(model: PreTrainedModel, options: Attention, run: Run) -> None:
         IncompatibleError: the architecture, or the precision, cannot have what was asked for.
     """
     kernel, why = (options.kernel, "asked for") if options.kernel != "auto" else suited(model, run)
-    if kernel == "flash" and computes_in(run) not in HALF:
+    dtype = computed_in(run.precision, run.device)
+    if kernel == "flash" and dtype not in HALF:
         raise IncompatibleError(
-            f"'flash' attention computes in half precision, and the run in {_plain(computes_in(run))}; "
+            f"'flash' attention computes in half precision, and the run in {_plain(dtype)}; "
             "add '--plugin bf16', or set 'attention.kernel' to 'auto'"
         )
     try:
@@ -50,18 +52,12 @@ def choose(model: PreTrainedModel, options: Attention, run: Run) -> None:
 def suited(model: PreTrainedModel, run: Run) -> tuple[str, str]:
     """Return the fastest code that the model can have here, and why it is that."""
     flash = getattr(model, "_supports_flash_attn", False) and find_spec("flash_attn") is not None
-    if flash and run.device.type == "cuda" and computes_in(run) in HALF:
-        return "flash", f"{run.device} computes in {_plain(computes_in(run))}, and flash-attn is installed"
+    dtype = computed_in(run.precision, run.device)
+    if flash and run.device.type == "cuda" and dtype in HALF:
+        return "flash", f"{run.device} computes in {_plain(dtype)}, and flash-attn is installed"
     if model._supports_sdpa:
         return "sdpa", f"torch's own, on {run.device}"
     return "eager", f"'{type(model).__name__}' knows no other"
-
-
-def computes_in(run: Run) -> torch.dtype:
-    """Return the dtype of the run's products."""
-    probe = torch.ones(1, 1, device=run.device, dtype=run.precision.dtype)
-    with run.precision.autocast():
-        return torch.mm(probe, probe).dtype
 
 
 def _refusal(model: PreTrainedModel, kernel: str, cause: str) -> str:

@@ -1,0 +1,27 @@
+"""What glibc does with memory that a step frees: by its defaults it gives large pieces back, and asks for them again.
+
+Measured (`docs/benchmarks.md`): each step of a small model spends an eighth to a third of its time on that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_MOST = 2**31 - 1
+"""Bytes: pieces up to it come from the heap, and so much of the heap's end stays."""
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep what it frees for its next step, and return whether that was set.
+
+    Whoever sets `MALLOC_...` or `GLIBC_TUNABLES` in the environment decides for himself; other C libraries have no such
+    setting.
+    """
+    told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if told or not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(mallopt(what, _MOST) for what in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
