@@ -41,18 +41,18 @@ def test_commands_are_completed() -> None:
 
 def test_plugins_are_completed_without_importing_any(tmp_path: Path) -> None:
     toy_package(tmp_path, "hfx-broken", {"lioness": f"raise SystemExit(3)\n{OPTIMIZER}"})
-    assert completed("hfx train --plugin lio", tmp_path) == {"lion", "lioness"}
-    assert completed("hfx plugins show lio", tmp_path) == {"lion", "lioness"}
+    assert completed("hfx train --plugin lio", tmp_path) == {"lion", "lion_8bit", "lioness"}
+    assert completed("hfx plugins show lio", tmp_path) == {"lion", "lion_8bit", "lioness"}
 
 
 def test_namesakes_are_completed_with_their_packages(tmp_path: Path) -> None:
     toy_package(tmp_path, "hfx-fastlion", {"lion": OPTIMIZER})
-    assert completed("hfx train --plugin lio", tmp_path) == {"lion@hfx", "lion@hfx-fastlion"}
+    assert completed("hfx train --plugin lio", tmp_path) == {"lion@hfx", "lion@hfx-fastlion", "lion_8bit"}
     assert completed("hfx train --plugin lion@hfx-", tmp_path) == {"hfx-fastlion"}
 
 
 def test_what_follows_no_is_completed_as_bash_cuts_it() -> None:
-    assert completed("hfx train --plugin no:lio") == {"lion"}
+    assert completed("hfx train --plugin no:lio") == {"lion", "lion_8bit"}
 
 
 def test_options_of_the_plugins_named_so_far_are_completed() -> None:
@@ -89,9 +89,9 @@ def test_bash_itself_completes_a_plugin(tmp_path: Path) -> None:
     script.write_text(hfx("completion", "bash").stdout)
     folder = Path(SCRIPT[0]).parent
     program = (
-        f"PATH={folder}:$PATH; source {script}; COMP_WORDS=(hfx train --plugin no : lio); COMP_CWORD=5;"
-        "COMP_LINE='hfx train --plugin no:lio'; COMP_POINT=${#COMP_LINE};"
+        f"PATH={folder}:$PATH; source {script}; COMP_WORDS=(hfx train --plugin no : adaf); COMP_CWORD=5;"
+        "COMP_LINE='hfx train --plugin no:adaf'; COMP_POINT=${#COMP_LINE};"
         '_hfx_completion hfx; echo "${COMPREPLY[@]}"'
     )
     done = subprocess.run(["bash", "-c", program], env=environment(), capture_output=True, text=True, check=True)
-    assert done.stdout == "lion\n"
+    assert done.stdout == "adafactor\n"
