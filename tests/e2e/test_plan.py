@@ -12,6 +12,9 @@ from statistics import median
 from typing import Any
 
 import pytest
+import yaml
+
+from toy_packages import toy_package
 
 EXACT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 MEASURED = Path(__file__).parents[1] / "measured_peak.py"
@@ -21,19 +24,53 @@ CONSTANT = 60 * 2**20
 """What kernels and libraries take once, whatever the model: the tolerance of models that are small beside it."""
 
 
+THIRD = '''"""An optimizer of somebody else, of which hfx knows nothing."""
+
+from hfx import Plugin, hookimpl
+
+
+class Toy(Plugin):
+    """Keeps three buffers a parameter, one of them in half precision."""
+
+    @hookimpl
+    def hfx_optimizer(self, params):
+        import torch
+
+        class Third(torch.optim.Optimizer):
+            @torch.no_grad()
+            def step(self, closure=None):
+                for group in self.param_groups:
+                    for p in group["params"]:
+                        state = self.state[p]
+                        if not state:
+                            state["slow"] = torch.zeros_like(p, dtype=torch.float32)
+                            state["fast"] = torch.zeros_like(p, dtype=torch.float32)
+                            state["half"] = torch.zeros_like(p, dtype=torch.bfloat16)
+                        gradient = p.grad.float()
+                        state["fast"].lerp_(gradient, 0.1)
+                        state["slow"].lerp_(state["fast"], 0.01)
+                        state["half"].copy_(gradient.square())
+                        p.sub_(group["lr"] * (state["fast"] + state["slow"]))
+
+        return Third(params.groups(), {"lr": 1e-3})
+'''
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with rows that fill every sequence."""
     path: Path = tmp_path_factory.mktemp("plan")
     rng = random.Random(0)
     words = [f"w{number}" for number in range(3_000)]
-    rows = [{"text": " ".join(rng.choices(words, k=1_500))} for _ in range(60)]
+    rows = [{"text": " ".join(rng.choices(words, k=1_500)), "label": f"l{number % 3}"} for number in range(60)]
     (path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    toy_package(path, "hfx-third", {"third": THIRD})
     return path
 
 
 def environ(folder: Path) -> dict[str, str]:
-    return os.environ | {"HFX_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    own = {"HFX_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return os.environ | own | {"PYTHONPATH": str(folder)}
 
 
 def planned(folder: Path, config: dict[str, Any], *words: str) -> dict[str, Any]:
@@ -81,21 +118,52 @@ def drawn(rng: random.Random) -> dict[str, Any]:
     """Return a config of a size that is worth planning: some 0.5 to 3 GiB."""
     heads = rng.choice([4, 8])
     hidden = heads * rng.choice([64, 96])
+    architecture = rng.choice(["llama", "gpt2", "qwen3", "bert"])
     scratch = {
-        "architecture": rng.choice(["llama", "gpt2", "qwen3"]),
+        "architecture": architecture,
         "hidden_size": hidden,
         "layers": rng.choice([7, 12, 16, 24]),
         "heads": heads,
         "intermediate_size": 3 * hidden,
         "tie_embeddings": rng.random() < 0.5,
     }
-    optimizer = rng.choice([{"adamw": {}}, {"lion": {}}, {"adafactor": {}}])
+    task: dict[str, Any] = {}
+    if architecture == "bert":
+        task = {"classification": {}}
+        del scratch["tie_embeddings"]
+    elif rng.random() < 0.5:
+        task = {"chunked_loss": {}}
+    optimizer = rng.choice([{"adamw": {}}, {"lion": {}}, {"adafactor": {}}, {"third": {}}])
     checkpointing = rng.choice([{}, {}, {"gradient_checkpointing": {}}, {"gradient_checkpointing": {"every": 2}}])
     precision = rng.choice([{"fp32": {}}, {"bf16": {}}, {"bf16": {"pure": True}}])
-    plugins = {"bpe": {"vocab_size": rng.choice([2_000, 3_000])}, "scratch": scratch, **optimizer, **checkpointing}
+    plugins = {
+        "bpe": {"vocab_size": rng.choice([2_000, 3_000])},
+        "scratch": scratch,
+        **task,
+        **optimizer,
+        **checkpointing,
+    }
     micro = rng.choice([4, 8])
     fields = {"data": "rows.jsonl", "steps": 2, "batch_size": 8, "micro_batch_size": micro, "seq_length": 512}
     return fields | {"plugins": plugins | precision}
+
+
+@pytest.mark.slow
+def test_what_is_printed_for_a_budget_holds_no_more_in_a_run(folder: Path) -> None:
+    made = config({}, {"layers": 16, "hidden_size": 512, "intermediate_size": 1536})
+    budget = planned(folder, made)["peak_bytes"] // 2
+    (folder / "budget.yaml").write_text(json.dumps(made))
+    done = hfx(folder, "budget.yaml", "--fit", f"{budget // 2**20}MiB")
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.splitlines()[-1].split()[3:]
+    print(" ".join(words))
+    shown = subprocess.run(
+        [sys.executable, "-m", "hfx", "config", "show", "budget.yaml", *words],
+        cwd=folder, env=environ(folder), text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    real = measured(folder, yaml.safe_load(shown.stdout))
+    print(f"budget {budget / 2**20:.0f} MiB, measured {real / 2**20:.0f} MiB")
+    assert real < budget + CONSTANT
 
 
 @pytest.mark.slow
