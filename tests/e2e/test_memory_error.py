@@ -6,6 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from command_line import hfx
 from toy_packages import toy_package
 
@@ -42,6 +44,7 @@ WORDS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_whose_memory_ends_says_what_would_have_fitted_and_that_fits(tmp_path: Path) -> None:
     toy_package(tmp_path, "hfx-limited", {"limited": LIMITED})
     words = [f"w{number % 1900}" for number in range(40_000)]

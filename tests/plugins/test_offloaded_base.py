@@ -68,6 +68,7 @@ def train(folder: Path, *words: str) -> Path:
 ON_DISK = ("--pretrained.device-map", "auto", "--pretrained.max-memory", '{"cpu": "150KiB"}')
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_a_base_in_memory_and_a_resumed_run_goes_on_to_the_bit(folder: Path) -> None:
     whole = train(folder, "--output", "whole")
     offloaded = train(folder, "--output", "offloaded", *ON_DISK)

@@ -83,6 +83,7 @@ def test_a_step_is_one_forward_and_backward_pass_and_one_update(folder: Path) ->
     assert len(updates) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_within_the_window_writes_what_there_is(folder: Path) -> None:
     done = train(folder, "short", *WORDS, "--profile.start", "11", "--profile.steps", "50")
     assert done.returncode == 0, done.stderr
@@ -105,6 +106,7 @@ def test_a_stopped_and_resumed_run_records_from_where_each_process_begins(folder
     assert same_weights(folder / "stopped", plain)
 
 
+@pytest.mark.slow
 def test_a_window_behind_the_end_is_warned_of_and_writes_nothing(folder: Path) -> None:
     done = train(folder, "behind", *WORDS, "--profile.start", "13")
     assert done.returncode == 0, done.stderr

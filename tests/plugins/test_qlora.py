@@ -253,6 +253,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_command_needs_a_model_and_the_plugin_and_says_nothing_of_its_library(folder: Path) -> None:
     environ = os.environ | {"HFX_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     words = ("--model", str(pretrained_folder()), "--data", "rows.jsonl", "--plugin", "qlora", "--seq-length", "32")
@@ -273,6 +274,7 @@ def planned(folder: Path, shorten: bool = True, **plugins: Any) -> Plan:
     return plan(run, shorten=shorten)
 
 
+@pytest.mark.slow
 def test_a_plan_has_the_base_in_four_bits(folder: Path) -> None:
     found, lora = planned(folder, qlora={}), planned(folder, lora={})
     assert found.trained == lora.trained

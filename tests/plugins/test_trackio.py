@@ -43,6 +43,7 @@ def test_every_figure_is_that_of_the_metrics_file_and_the_config_is_there(folder
     assert json.loads(config)["plugins"]["trackio"]["package"].startswith("hfx ")
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_run_goes_on_in_its_run_with_each_step_once(folder: Path) -> None:
     killed_and_resumed(folder, "killed", *WORDS)
     found, wanted = told(folder, "killed"), recorded(folder / "killed")
