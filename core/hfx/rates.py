@@ -16,6 +16,8 @@ _aten = torch.ops.aten
 _SAME = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _aten._scaled_dot_product_flash_attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _aten._scaled_dot_product_flash_attention_backward,
+    _aten.addmm_: _aten.addmm,
+    _aten.baddbmm_: _aten.baddbmm,
 }
 """Operations that torch's table lacks, and those that compute the same."""
 PUBLISHED: dict[str, float] = {

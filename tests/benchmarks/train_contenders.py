@@ -32,8 +32,10 @@ def resident(which: str) -> int:
 class Clock:
     """Takes down each step's seconds, and the memory above the loaded model."""
 
-    def start(self) -> None:
-        """Let the first step begin; the model is loaded."""
+    def start(self, model: Any) -> None:
+        """Let the first step begin; the model is loaded, and looked at: its file was only mapped into memory."""
+        for parameter in model.parameters():
+            parameter.detach().sum()
         self.loaded = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the highest moment is counted from here
         self.last = time.perf_counter()
@@ -87,8 +89,8 @@ def hfx(*plugins: str, batch: str = "rows") -> None:
         """Ends the steps."""
 
         @hookimpl(wrapper=True)
-        def hfx_run(self) -> Any:
-            CLOCK.start()
+        def hfx_run(self, run: Run) -> Any:
+            CLOCK.start(run.module)
             result: RunResult = yield
             return result
 
@@ -164,8 +166,8 @@ def _trained(kind: Any, options: Any, collator: Any, **given: Any) -> None:
             return loss
 
     class Steps(transformers.TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            CLOCK.start()
+        def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+            CLOCK.start(model)
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             CLOCK.step(tokens[-1], run.last_loss)
@@ -212,7 +214,7 @@ def _loop(batches: Iterator[tuple[dict[str, Any], Any, int]], loss_of: Any, wrap
     backward: Callable[[Any], None] = lambda loss: loss.backward()  # noqa: E731
     if wrap:
         net, optimizer, backward = wrap(net, optimizer)
-    CLOCK.start()
+    CLOCK.start(net)
     for _ in range(SPEC["steps"]):
         inputs, labels, tokens = next(batches)
         loss = loss_of(net, inputs, labels)

@@ -35,7 +35,7 @@ hfx.train({"plugins": small}, data=data, output=output, steps=9, batch_size=2, s
 
 
 @pytest.mark.slow
-def test_a_run_killed_twice_inside_a_window_ends_with_the_same_bits(tmp_path):
+def test_a_run_killed_five_times_inside_an_epoch_and_its_windows_ends_with_the_same_bits(tmp_path):
     data = tmp_path / "rows.jsonl"
     lines = [json.dumps({"text": " ".join(f"w{n * k}" for k in range(1 + n * 7 % 23))}) for n in range(150)]
     data.write_text("\n".join(lines))
@@ -45,11 +45,13 @@ def test_a_run_killed_twice_inside_a_window_ends_with_the_same_bits(tmp_path):
         environ = environment(HFX_CACHE=str(tmp_path / "cache"), OMP_NUM_THREADS="1")
         return subprocess.run(command, env=environ, capture_output=True, check=False).returncode
 
-    assert [train("killed", step) for step in (3, 7, 0)] == [-9, -9, 0]
+    kills = (1, 3, 4, 6, 8)
+    assert [train("killed", step) for step in (*kills, 0)] == [-9] * 5 + [0]
     assert train("whole", 0) == 0
     killed, whole = ((tmp_path / name) for name in ("killed", "whole"))
     assert (killed / "ledger.jsonl").read_text() == (whole / "ledger.jsonl").read_text()
     positions = [json.loads(line)["position"] for line in (whole / "ledger.jsonl").read_text().splitlines()]
-    assert positions[2]["bin"] > 0
+    assert {position["epoch"] for position in positions} == {0}
+    assert all(positions[step]["bin"] > 0 for step in kills)
     weights = [(run / "model" / "model.safetensors").read_bytes() for run in (killed, whole)]
     assert weights[0] == weights[1]

@@ -14,7 +14,7 @@ def test_it_trains_exactly_as_torch_does() -> None:
 
     ours = losses(lambda model: plugin.hfx_optimizer(ParamGroups(model), TinyRun()))
     theirs = losses(
-        lambda model: torch.optim.AdamW(decayed(model, 0.3), lr=3e-3, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.3)
+        lambda model: torch.optim.AdamW(decayed(model, 0.3), lr=3e-3, betas=(0.8, 0.95), eps=1e-6, fused=True)
     )
 
     assert ours == theirs
@@ -45,9 +45,9 @@ def test_frozen_parameters_are_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("fused", "device", "expected"),
-    [(None, "cpu", None), (None, "cuda", True), (True, "cpu", True), (False, "cuda", None)],
+    [(None, "cpu", True), (None, "cuda", True), (None, "mps", None), (True, "mps", True), (False, "cpu", None)],
 )
-def test_the_fused_kernel_is_used_on_cuda_or_where_asked_for(
+def test_the_fused_kernel_is_used_where_it_is_known_to_be_faster_or_asked_for(
     fused: bool | None, device: str, expected: bool | None
 ) -> None:
     run = TinyRun(device=torch.device(device))

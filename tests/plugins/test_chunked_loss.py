@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from hfx import causal_loss
 from hfx.causal import install_loss
 from hfx.errors import IncompatibleError
+from hfx.rates import operations
+from hfx_plugins.memory import chunked_loss_impl
 from hfx_plugins.memory.chunked_loss import ChunkedLoss
 
 VOCABULARY = 97
@@ -40,7 +43,9 @@ def build(architecture: str, chunk: int | None, **options: Any) -> Any:
     install_loss(model)
     if chunk is None:
         return model
-    hook = ChunkedLoss(chunk=chunk).hfx_model(SimpleNamespace(task=SimpleNamespace(unit="token"), planning=False))
+    hook = ChunkedLoss(chunk=chunk or None).hfx_model(
+        SimpleNamespace(task=SimpleNamespace(unit="token"), planning=False)
+    )
     next(hook)
     with pytest.raises(StopIteration) as end:
         hook.send(model)
@@ -108,9 +113,54 @@ def test_no_logits_are_there_beyond_those_of_a_chunk(autocast: bool) -> None:
             trained(model, autocast)
         rows.append(largest.rows)
     assert rows[0] == int((batch()[1][:, 1:] != -100).sum()) == 16
-    assert (
-        rows[1] <= 8
-    )  # a transposed gradient of the head's weight is as wide as the vocabulary, and as high as the states
+    # A transposed gradient of the head's weight is as wide as the vocabulary, and as high as the states.
+    assert rows[1] <= 8
+
+
+class Operations(TorchDispatchMode):
+    """Counts as the planner does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.calls: Counter[Any] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.calls[func._overloadpacket] += 1
+        self.count += operations(func, args, kwargs or {}, result)
+        return result
+
+
+@pytest.mark.parametrize("architecture", ["llama", "phi"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_operations_are_those_of_the_plain_loss(architecture: str, autocast: bool) -> None:
+    counts = []
+    for chunk in (None, 4):
+        model = build(architecture, chunk, **ARCHITECTURES[architecture])
+        trained(model, autocast)  # a probe precedes the first batch
+        with Operations() as counted:
+            trained(model, autocast)
+        counts.append(counted.count)
+    assert counts[0] == counts[1] > 0
+
+
+def test_without_a_size_the_logits_take_half_of_what_the_heads_gradient_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked_loss_impl, "LEAST", 1)
+    model = build("llama", 0, **SIZES)
+    trained(model)
+    with Operations() as counted:
+        trained(model)
+    # Sixteen tokens carry a label, and the model is sixteen wide.
+    assert counted.calls[torch.ops.aten.scatter_add_] == 2
+
+
+def test_its_gradients_are_computed_once() -> None:
+    model = build("llama", 4, **SIZES)
+    loss = causal_loss(model, *batch())
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="computed once"):
+        loss.backward()
 
 
 def test_logits_that_are_bent_afterwards_are_refused_at_the_first_batch() -> None:

@@ -20,8 +20,9 @@ class ChunkedLoss(Plugin):
     are bent afterwards (soft-capping) are refused, when the first batch shows it.
     """
 
-    chunk: PositiveInt = 256
-    """Labelled tokens whose logits are in memory at a time."""
+    chunk: PositiveInt | None = None
+    """Labelled tokens whose logits are in memory at a time; none: half the width of the model, and 128 at least, and so
+    they take half of what the head's gradient does."""
 
     @hookimpl(wrapper=True)
     def hfx_model(self, run: Run) -> Generator[None, PreTrainedModel, PreTrainedModel]:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import LinearCrossEntropyOptions
-from torch.nn.functional import linear, linear_cross_entropy
+from torch.nn.functional import linear
 
 from hfx.causal import causal_sum
 from hfx.errors import IncompatibleError
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 PROBED = 4
 """Tokens whose logits are compared with what the head returned for them."""
+LEAST = 128
+"""Tokens in a chunk, where none are asked for: of fewer, adding their gradients up takes longer than computing them."""
 
 
 def install(model: PreTrainedModel, options: ChunkedLoss, run: Run) -> None:
@@ -113,50 +114,71 @@ class Loss:
         return 1.0 if abs(scale - 1) < 1e-3 else scale
 
     def _loss(self, states: Tensor, labels: Tensor) -> Tensor:
-        weight, bias, size = self._head.weight, self._head.bias, self._options.chunk
-        if torch.is_autocast_enabled(states.device.type):
-            states = states.to(torch.get_autocast_dtype(states.device.type))
-        if states.dtype != torch.float32:
-            low = [None if tensor is None else tensor.to(states.dtype) for tensor in (weight, bias)]
-            return _LowPrecision.apply(states, *low, labels, size)  # type: ignore[no-any-return, no-untyped-call]
-        # torch's own choice of chunks is several times slower on a CPU.
-        options = LinearCrossEntropyOptions(batch_chunk_size=size, chunking_method=None)
-        loss: Tensor = linear_cross_entropy(
-            states, weight, labels, linear_bias=bias, reduction="sum", options=options if len(labels) else None
-        )
-        return loss
+        device = states.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+        weight, bias = self._head.weight, self._head.bias
+        size = self._options.chunk or max(LEAST, weight.shape[1] // 2)
+        return _Summed.apply(states, weight, bias, labels, size, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 
-class _LowPrecision(torch.autograd.Function):
-    """The same in bf16 or fp16, with a sum in float32: torch's returns the loss in the dtype of the states."""
+class _Summed(torch.autograd.Function):
+    """The summed cross entropy of a linear head, with its gradients, of a few tokens at a time.
+
+    torch has the same (`linear_cross_entropy`); this one is as fast, sums in float32 whatever the products are computed
+    in, and consists of operations that a planner and a count of operations can see.
+    """
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, size: int) -> Tensor:
-        """Return the loss, `()`, of states `(labelled, hidden)`, and keep the gradients."""
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, size: int, dtype: torch.dtype
+    ) -> Tensor:
+        """Return the loss, `()`, of states `(labelled, hidden)`, with products in `dtype`, and keep the gradients."""
         total = states.new_zeros((), dtype=torch.float32)
-        by_states = torch.empty_like(states)
-        _, learns, bias_learns, *_ = ctx.needs_input_grad
-        by_weight = torch.zeros_like(weight, dtype=torch.float32) if learns else None
-        by_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and bias_learns else None
+        low = weight.to(dtype)
+        by_states, by_weight, by_bias = (
+            torch.zeros_like(tensor, dtype=torch.float32) if tensor is not None and wanted else None
+            for tensor, wanted in zip((states, weight, bias), ctx.needs_input_grad, strict=False)
+        )
+        # One for all chunks: to ask for so much memory anew costs a share of the time.
+        logits = states.new_empty((min(size, len(states)), len(weight)), dtype=torch.float32)
         for at in range(0, len(states), size):
-            some, targets = states[at : at + size], labels[at : at + size]
-            logits = linear(some, weight, bias).float()
-            log_sums = logits.logsumexp(1, keepdim=True)
-            total += (log_sums - logits.gather(1, targets[:, None])).sum()
-            error = logits.sub_(log_sums).exp_()
-            error.scatter_add_(1, targets[:, None], torch.full_like(log_sums, -1.0))
+            some, targets = states[at : at + size].to(dtype), labels[at : at + size, None]
+            error = _logits(some, low, bias, out=logits[: len(some)])
+            wanted = error.gather(1, targets)
+            highest = error.amax(1, keepdim=True)
+            sums = error.sub_(highest).exp_().sum(1, keepdim=True)
+            total += (sums.log() + highest - wanted).sum()
+            error.div_(sums).scatter_add_(1, targets, torch.full_like(sums, -1.0))
+            rounded = error.to(dtype)
+            if by_states is not None:
+                by_states[at : at + size] = rounded @ low
+            if by_weight is not None:
+                _add_product(by_weight, rounded.T, some)
             if by_bias is not None:
                 by_bias += error.sum(0)
-            rounded = error.to(weight.dtype)
-            by_states[at : at + size] = rounded @ weight
-            if by_weight is not None:
-                by_weight += rounded.T @ some
-        low = (None if tensor is None else tensor.to(weight.dtype) for tensor in (by_weight, by_bias))
-        ctx.save_for_backward(by_states, *low)
+        made = zip((by_states, by_weight, by_bias), (states, weight, bias), strict=True)
+        ctx.by = [None if by is None or of is None else by.to(of.dtype) for by, of in made]
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients by states, weight and bias."""
-        by = (None if tensor is None else tensor * grad.to(tensor.dtype) for tensor in ctx.saved_tensors)
-        return (*by, None, None)
+        """Return the gradients by states, weight and bias; they are scaled in place, so there is no second time."""
+        by, ctx.by = ctx.by, None
+        if by is None:
+            raise RuntimeError("the gradients of 'chunked_loss' are computed once; call 'backward' once a forward pass")
+        return (*(None if tensor is None else tensor.mul_(grad) for tensor in by), None, None, None)
+
+
+def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+    """Write logits `(tokens, vocab)` to `out`, float32, whatever they are computed in."""
+    if weight.dtype != out.dtype:
+        return out.copy_(linear(states, weight, None if bias is None else bias.to(weight.dtype)))
+    return torch.mm(states, weight.T, out=out) if bias is None else torch.addmm(bias, states, weight.T, out=out)
+
+
+def _add_product(into: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add a product of two matrices to `into`, float32."""
+    if left.dtype == into.dtype:
+        into.addmm_(left, right)
+    else:
+        into += left @ right

@@ -28,14 +28,14 @@ class AdamW(Plugin):
     weight_decay: NonNegativeFloat = 0.01
     """Decay of matrices; norms and biases have none."""
     fused: bool | None = None
-    """One kernel for the whole update; none: on CUDA only."""
+    """One kernel for the whole update, which makes no copy of a parameter on the way; none: on CUDA and the CPU."""
 
     @hookimpl
     def hfx_optimizer(self, params: ParamGroups, run: Run) -> Optimizer:
         """Return torch's AdamW."""
         from torch.optim import AdamW as TorchAdamW
 
-        fused = run.device.type == "cuda" if self.fused is None else self.fused
+        fused = run.device.type in {"cuda", "cpu"} if self.fused is None else self.fused
         return TorchAdamW(
             params.groups(weight_decay=self.weight_decay),
             lr=self.lr,
