@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from hfx.arrow import as_array
 from hfx.protocols import Place, Row
 
 ROWS_VERSION = 3
@@ -112,12 +113,15 @@ class RowSet:
 
     def numbers(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the number of each row, `(len,)`."""
-        found: np.ndarray[Any, np.dtype[np.int64]] = self._store.column("number").to_numpy()
-        return found if self._indices is None else found[self._indices]
+        return self._column("number")
 
     def hashes(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
         """Return the content hash of each row, `(len,)`."""
-        found: np.ndarray[Any, np.dtype[np.uint64]] = self._store.column("hash").to_numpy()
+        return self._column("hash")
+
+    def _column(self, name: str) -> np.ndarray[Any, np.dtype[Any]]:
+        column = self._store.column(name)
+        found = as_array(column.chunk(0) if column.num_chunks == 1 else column.combine_chunks())
         return found if self._indices is None else found[self._indices]
 
     def marks(self) -> dict[str, Counter[str]]:
@@ -125,7 +129,7 @@ class RowSet:
         if not len(self):
             return {}
         column = self._store.column("marks").dictionary_encode().unify_dictionaries()
-        codes = np.concatenate([chunk.indices.to_numpy() for chunk in column.chunks])
+        codes = np.concatenate([as_array(chunk.indices) for chunk in column.chunks])
         numbers = np.bincount(codes if self._indices is None else codes[self._indices]).tolist()
         found: dict[str, Counter[str]] = {}
         for text, number in zip(column.chunk(0).dictionary.to_pylist(), numbers, strict=False):

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from hfx.arrow import as_array
+
 CARRIED = "carried.arrow"
 """The raw columns that plugins name, one value an example: beside the table, where a task may use the same name."""
 FIXED = {"row": "int64", "part": "int32", "length": "int32", "units": "int32", "source": "int32"}
@@ -47,9 +49,9 @@ class ArrowTable:
         if name not in self._columns:
             held = self._carried if name in self._carried.column_names and name not in FIXED else None
             parts = (
-                [held.column(name).to_numpy()]
+                [as_array(chunk) for chunk in held.column(name).chunks]
                 if held is not None
-                else [batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches]
+                else [as_array(batch.column(name)) for batch in self._batches]
             )
             self._columns[name] = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
         return self._columns[name]
@@ -64,7 +66,7 @@ class ArrowTable:
         """Return the values of a column of lists one after another, at most so many, `(<= most,)`."""
         parts: list[np.ndarray[Any, Any]] = []
         for batch in self._batches:
-            parts.append(batch.column(name).flatten().to_numpy()[:most])
+            parts.append(as_array(batch.column(name).flatten())[:most])
             most -= len(parts[-1])
             if most <= 0:
                 break
@@ -74,5 +76,5 @@ class ArrowTable:
 def _value(column: pa.Array, index: int) -> Any:
     if isinstance(column, pa.ListArray):
         start, stop = column.offsets[index].as_py(), column.offsets[index + 1].as_py()
-        return column.values.slice(start, stop - start).to_numpy()
+        return as_array(column.values.slice(start, stop - start))
     return column[index].as_py()

