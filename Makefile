@@ -40,9 +40,10 @@ drives: $(VENV)/ready-drives ## drive the contract through DDP, ZeRO, FSDP, pack
 clusters: $(VENV)/ready-clusters ## prepare data on Slurm and Ray, started on this machine (Debian: slurmctld, slurmd)
 	$(BIN)/python -m pytest -m clusters
 
-bench: $(VENV)/ready-bench ## measure speed and memory beside the Trainer, TRL and others (half an hour), and write docs/benchmarks
+bench: $(VENV)/ready-bench ## measure speed and memory beside the Trainer, TRL and others (an hour and a half), and write docs/benchmarks
 	$(BIN)/python tests/benchmarks/bench_train.py --json docs/benchmarks/train.json
 	$(BIN)/python tests/benchmarks/bench_ladder.py --json docs/benchmarks/ladder.json --plot docs/benchmarks/ladder.svg
+	$(BIN)/python tests/benchmarks/bench_pretrained.py --json docs/benchmarks/pretrained.json
 	$(BIN)/python tests/benchmarks/bench_first_step.py
 
 reference: $(VENV)/ready-dev ## write the reference pages anew

@@ -156,8 +156,9 @@ class _Summed(torch.autograd.Function):
                 _add_product(by_weight, rounded.T, some)
             if by_bias is not None:
                 by_bias += error.sum(0)
-        made = zip((by_states, by_weight, by_bias), (states, weight, bias), strict=True)
-        ctx.by = [None if by is None or of is None else by.to(of.dtype) for by, of in made]
+        made = zip((by_weight, by_bias), (weight, bias), strict=True)
+        ctx.by = [by_states, *(None if by is None or of is None else by.to(of.dtype) for by, of in made)]
+        ctx.dtype = states.dtype
         return total
 
     @staticmethod
@@ -166,7 +167,9 @@ class _Summed(torch.autograd.Function):
         by, ctx.by = ctx.by, None
         if by is None:
             raise RuntimeError("the gradients of 'chunked_loss' are computed once; call 'backward' once a forward pass")
-        return (*(None if tensor is None else tensor.mul_(grad) for tensor in by), None, None, None)
+        by_states, by_weight, by_bias = (None if tensor is None else tensor.mul_(grad) for tensor in by)
+        # In fp16 they may be too small to hold until they are scaled.
+        return (None if by_states is None else by_states.to(ctx.dtype)), by_weight, by_bias, None, None, None
 
 
 def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
