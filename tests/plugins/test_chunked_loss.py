@@ -145,6 +145,17 @@ def test_the_operations_are_those_of_the_plain_loss(architecture: str, autocast:
     assert counts[0] == counts[1] > 0
 
 
+def test_without_gradients_none_are_computed() -> None:
+    counts = []
+    for chunk in (None, 4):
+        model = build("llama", chunk, **SIZES)
+        trained(model)  # a probe precedes the first batch
+        with Operations() as counted, torch.no_grad():
+            causal_loss(model, *batch())
+        counts.append(counted.count)
+    assert counts[0] == counts[1] > 0
+
+
 def test_without_a_size_the_logits_take_half_of_what_the_heads_gradient_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked_loss_impl, "LEAST", 1)
     model = build("llama", 0, **SIZES)

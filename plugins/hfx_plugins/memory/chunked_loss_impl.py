@@ -116,9 +116,12 @@ class Loss:
     def _loss(self, states: Tensor, labels: Tensor) -> Tensor:
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
-        weight, bias = self._head.weight, self._head.bias
-        size = self._options.chunk or max(LEAST, weight.shape[1] // 2)
-        return _Summed.apply(states, weight, bias, labels, size, dtype)  # type: ignore[no-any-return, no-untyped-call]
+        size = self._options.chunk or max(LEAST, states.shape[1] // 2)
+        inputs: list[Tensor | None] = [states, self._head.weight, self._head.bias]
+        if not torch.is_grad_enabled():
+            # An autograd function is told what its inputs would need, and not that nobody asks for it.
+            inputs = [None if tensor is None else tensor.detach() for tensor in inputs]
+        return _Summed.apply(*inputs, labels, size, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Summed(torch.autograd.Function):
