@@ -114,7 +114,7 @@ def test_a_run_holds_less_than_the_weights_of_its_base(tmp_path: Path) -> None:
     peak = tmp_path / "peak"
     words = [*WORDS, "--model", "base", "--output", "run", *ON_DISK[:3], '{"cpu": "100MiB"}']
     code = (
-        "import sys, threading, time, re\n"
+        "import pathlib, re, sys, threading, time\n"
         f"sys.argv = ['hfx', *{words!r}]\n"
         "most = 0\n"
         "def look():\n"
@@ -122,11 +122,13 @@ def test_a_run_holds_less_than_the_weights_of_its_base(tmp_path: Path) -> None:
         "    while True:\n"
         "        held = int(re.search(r'RssAnon:\\s+(\\d+)', open('/proc/self/status').read())[1]) * 1024\n"
         "        most = max(most, held)\n"
-        f"        open({str(peak)!r}, 'w').write(str(most))\n"
         "        time.sleep(0.02)\n"
         "threading.Thread(target=look, daemon=True).start()\n"
         "from hfx.__main__ import main\n"
-        "main()\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        f"    pathlib.Path({str(peak)!r}).write_text(str(most))\n"
     )
     prompt = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "HFX_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
