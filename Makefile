@@ -8,7 +8,7 @@ SPREAD := -n auto --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check slow drives clusters bench docs reference clean
+.PHONY: help demo test check slow drives faults clusters bench docs reference clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,7 +20,7 @@ demo: $(VENV)/ready ## train on the standard library's source, then write some t
 	@echo "run: runs/demo"
 
 test: $(VENV)/ready-dev ## run the tests (without those marked slow), the network blocked
-	$(PYTEST) $(SPREAD) -m 'not slow and not drives and not clusters'
+	$(PYTEST) $(SPREAD) -m 'not slow and not drives and not faults and not clusters'
 
 check: $(VENV)/ready-dev ## lint, types, import rules, stale pages
 	$(BIN)/ruff check .
@@ -29,12 +29,18 @@ check: $(VENV)/ready-dev ## lint, types, import rules, stale pages
 	$(BIN)/lint-imports
 	$(BIN)/python docs/reference.py --check
 
-slow: $(VENV)/ready-dev ## run the long tests
-	$(PYTEST) $(SPREAD) -m 'slow and not drives and not clusters'
+slow: $(VENV)/ready-dev ## run the long tests, but for those that do harm
+	$(PYTEST) $(SPREAD) -m 'slow and not drives and not clusters' --ignore tests/faults
 
 # torchao is tried here, too: where it is installed, every process that trains imports it.
-drives: $(VENV)/ready-drives ## drive the contract through DDP, ZeRO, FSDP, packing, streams and frozen parameters
-	$(PYTEST) tests/contract tests/plugins/test_fp8.py
+drives: $(VENV)/ready-drives ## run on several processes: the contract, every backend, kills, cut links, in a small form
+	$(PYTEST) tests/contract tests/plugins/test_fp8.py tests/plugins/test_zero.py
+	$(PYTEST) tests/plugins/test_conformance.py -k 'zero or fp8'
+	$(PYTEST) tests/faults -m 'faults and not slow'
+
+# Hours of it may be had: HFX_KILLS=2000 make faults.
+faults: $(VENV)/ready-drives ## do harm at length: 200 kills, every system call of a save, thousands of damaged files (half an hour)
+	HFX_KILLS=$${HFX_KILLS:-200} $(PYTEST) tests/faults
 
 # Slurm may not become another user in a namespace, so the network is there.
 clusters: $(VENV)/ready-clusters ## prepare data on Slurm and Ray, started on this machine (Debian: slurmctld, slurmd)

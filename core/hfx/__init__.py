@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hfx.backend import TorchBackend as TorchBackend
     from hfx.causal import causal_loss as causal_loss
     from hfx.config import RunConfig as RunConfig
+    from hfx.distributed import DistributedBackend as DistributedBackend
     from hfx.errors import ConfigError as ConfigError
     from hfx.errors import DataError as DataError
     from hfx.errors import HfxError as HfxError
@@ -52,13 +53,17 @@ if TYPE_CHECKING:
     from hfx.protocols import TableStep as TableStep
     from hfx.protocols import Task as Task
     from hfx.protocols import World as World
+    from hfx.redact import redacted as redacted
+    from hfx.remote_code import RemoteCode as RemoteCode
+    from hfx.remote_code import safetensors_only as safetensors_only
     from hfx.run import Run as Run
 
 _HOMES = {
     "train": "api", "load_config": "api", "plugins": "api",
     "Plugin": "plugin", "hookimpl": "plugin", "Column": "plugin", "Secret": "plugin", "reveal": "plugin",
     "Run": "run", "RunConfig": "config", "ParamGroups": "params", "TorchBackend": "backend", "permute": "order",
-    "causal_loss": "causal",
+    "causal_loss": "causal", "DistributedBackend": "distributed", "redacted": "redact",
+    "RemoteCode": "remote_code", "safetensors_only": "remote_code",
 }  # fmt: skip
 _HOMES |= dict.fromkeys(
     ["BadRow", "Backend", "Batcher", "ColumnType", "Drop", "Drops", "Example", "Executor", "Metrics", "Place",

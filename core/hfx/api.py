@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfx.blame import ran_out
-from hfx.claim import LOCK_FILE, claimed
+from hfx.claim import NO_RUN, claimed
+from hfx.collective import explained, of_ranks
 from hfx.errors import DeviceMemoryError, HfxError, IncompatibleError, StorageError
 from hfx.launch import STOP_SIGNALS, stopping_on_signals, world_from
 from hfx.quiet import quieten
@@ -94,12 +95,17 @@ def execute(resolved: Resolved, argv: Sequence[str] = ()) -> RunResult:
 def main(run: Run) -> RunResult:
     """Train in this process: what a launcher calls in each it started."""
     from hfx.advice import advice
+    from hfx.agreement import agree
 
     try:
         _ = run.device
         _check(run)
+        if run.world.size > 1:
+            agree(run)
         return _train(run)
     except (RuntimeError, MemoryError) as error:
+        if of_ranks(error):
+            raise explained(error, run.world.rank) from error
         if not ran_out(error):
             raise
         raise DeviceMemoryError(advice(run)) from error
@@ -168,7 +174,7 @@ def _take_back(run: Run) -> None:
     """Remove what was written of a run that ended before its first step, so that it can be begun again."""
     for name in (RUN_FILE, REPORT_FILE):
         (run.output / name).unlink(missing_ok=True)
-    if {file.name for file in run.output.iterdir()} <= {LOCK_FILE}:
+    if {file.name for file in run.output.iterdir()} <= NO_RUN:
         shutil.rmtree(run.output)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from hfx.collective import of_ranks
 from hfx.errors import HfxError
 from hfx.plugin import Plugin
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def passes(error: BaseException) -> bool:
     """Say whether the core names an error itself: its own, of the system, of torch's devices and ranks."""
-    if isinstance(error, HfxError | OSError) or ran_out(error):
+    if isinstance(error, HfxError | OSError) or ran_out(error) or of_ranks(error):
         return True
     return any(kind.__module__.partition(".")[0] == "torch" for kind in type(error).__mro__)
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,24 @@ def cached(folder: Path, build: Callable[[Path], object]) -> Path:
             raise
         partial.replace(folder)
     return folder
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Read what lies in a folder of the cache, none of it pickled.
+
+    Raises:
+        StorageError: it is not what hfx writes.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, RecursionError) as error:
+        cause = next(iter(str(error).splitlines()), type(error).__name__)
+        raise StorageError(
+            f"the prepared data in '{folder}' is damaged ({cause}); remove that folder, and it is made anew"
+        ) from error
 
 
 def _locked(folder: Path) -> FileLock:

@@ -1,39 +1,40 @@
 """Checkpoints: tensors by name as sharded safetensors, the rest as JSON, committed by a manifest; no pickle anywhere.
 
     checkpoints/step-00000100/
-        shard-00001-model-00001-of-00001.safetensors    one or more a rank (torch's DCP, Hugging Face storage)
+        shard-00001-model-00001-of-00001.safetensors    one a rank, written and hashed by it
         state.json                                      position, counters, schedule, groups, plugins' values
         MANIFEST.json                                   sizes and hashes of all of them: its appearance is the commit
 
-A folder without a valid manifest does not exist.
+A folder without a manifest does not exist. One is written as `step-00000100.new` and renamed once it is committed. How
+it is written is in `saving.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import re
-import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hfx.commit import MANIFEST, Manifest, read_text
 from hfx.errors import StorageError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from hfx.protocols import Backend, Values, World
+    from hfx.protocols import Values
 
-FORMAT = 1
-MANIFEST = "MANIFEST.json"
-_STEP = re.compile(r"step-(\d{8,})")
+NEW = ".new"
+"""Behind the name of a checkpoint that is being written."""
+_STEP = re.compile(r"step-(\d{8,})(\.new)?")
+_KINDS = {
+    "step": int, "epoch": int | float, "tokens_total": int, "evaluated_at": int, "total_steps": int, "world_size": int,
+    "data": dict, "schedule": dict, "backend": dict, "state": dict, "run": dict, "plugins": dict,
+}  # fmt: skip
+"""What `state.json` holds."""
 log = logging.getLogger("hfx")
 
 
@@ -42,62 +43,13 @@ def folder_of(output: Path, step: int) -> Path:
     return output / "checkpoints" / f"step-{step:08d}"
 
 
-def save(path: Path, tensors: dict[str, Tensor], values: Values, world: World, backend: Backend) -> None:
-    """Write a checkpoint; every rank calls it, and it exists once this returns.
-
-    Raises:
-        StorageError: the disk is full or refuses.
-    """
-    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
-    from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
-
-    try:
-        if world.is_main:
-            shutil.rmtree(path, ignore_errors=True)
-            path.mkdir(parents=True)
-        backend.barrier()
-        writer = HuggingFaceStorageWriter(path=str(path), save_distributed=True)
-        with _quiet():
-            save_sharded(dict(tensors), storage_writer=writer, no_dist=world.size == 1)
-        backend.barrier()
-        if world.is_main:
-            (path / "state.json").write_text(json.dumps(values))
-            _commit(path, {name: [list(t.shape), str(t.dtype)] for name, t in tensors.items()})
-        backend.barrier()
-    except OSError as error:
-        raise StorageError(
-            f"cannot write the checkpoint '{path}': {error}; free space, or choose another 'output'"
-        ) from error
-
-
-def _commit(path: Path, tensors: dict[str, Any]) -> None:
-    files = {}
-    for file in sorted(path.iterdir()):
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-            files[file.name] = {
-                "size": file.stat().st_size,
-                "sha256": hashlib.file_digest(handle, "sha256").hexdigest(),
-            }
-    partial = path / f"{MANIFEST}.partial"
-    with partial.open("w") as handle:
-        json.dump({"format": FORMAT, "files": files, "tensors": tensors}, handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(path / MANIFEST)
-    for folder in (path, path.parent):
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-
 @dataclass
 class Checkpoint:
     """A valid checkpoint on disk: its tensors and values. Implements `protocols.StateReader`."""
 
     path: Path
     step: int
-    tensors: dict[str, tuple[tuple[int, ...], str]]
+    manifest: Manifest
     state: Values
     world_size: int = 1
 
@@ -109,17 +61,17 @@ class Checkpoint:
 
     def names(self) -> list[str]:
         """Return the tensors' names."""
-        return list(self.tensors)
+        return list(self.manifest.tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the full shape of a tensor."""
-        return self.tensors[name][0]
+        return self.manifest.tensors[name][0]
 
     def dtype(self, name: str) -> torch.dtype:
         """Return the dtype of a tensor."""
         import torch
 
-        found: torch.dtype = getattr(torch, self.tensors[name][1].removeprefix("torch."))
+        found: torch.dtype = getattr(torch, self.manifest.tensors[name][1].removeprefix("torch."))
         return found
 
     def read(self, into: dict[str, Tensor]) -> None:
@@ -128,60 +80,79 @@ class Checkpoint:
         Raises:
             StorageError: a tensor is missing, or of another shape or dtype.
         """
-        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-        from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
+        from hfx import shards
 
         for name, tensor in into.items():
-            saved = self.tensors.get(name)
+            saved = self.manifest.tensors.get(name)
             # DCP casts a differing dtype and leaves a missing row at its old value, both without a word.
             if saved is None or saved != (tuple(tensor.shape), str(tensor.dtype)):
                 raise StorageError(
                     f"'{name}' is {saved or 'missing'} in '{self.path}' and {tuple(tensor.shape)} of {tensor.dtype} "
                     "in this run; resume with the model and the precision it was saved with"
                 )
-        with _quiet():
-            load_sharded(
-                dict(into), storage_reader=HuggingFaceStorageReader(str(self.path)), no_dist=self.world_size == 1
-            )
+        shards.read(self.path, list(self.manifest.files), into, self.world_size)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep DCP's remark on a single process to itself."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        yield
+def step_of(path: Path) -> int | None:
+    """Return the step of a checkpoint's folder, or None for any other."""
+    match = _STEP.fullmatch(path.name)
+    return int(match[1]) if match else None
 
 
 def open_checkpoint(path: Path, world_size: int) -> Checkpoint:
-    """Return a checkpoint after checking every file against its manifest.
+    """Return a checkpoint after checking every file against its manifest, and the manifest against itself.
 
     Raises:
-        StorageError: the manifest or a file is missing, or a size or hash differs.
+        StorageError: one of them is missing, or is not what was written.
     """
-    match = _STEP.fullmatch(path.name)
-    if match is None or not (path / MANIFEST).is_file():
-        raise StorageError(f"'{path}' is no checkpoint: it has no {MANIFEST}")
+    from hfx import shards
+
+    step = step_of(path)
+    if step is None:
+        raise StorageError(f"'{path}' is no checkpoint: its name is not that of a step")
+    manifest = Manifest.read(path)
+    manifest.check(path)
+    shards.check(path, list(manifest.files), manifest.tensors)
+    return Checkpoint(path, step, manifest, _state(path, step), world_size)
+
+
+def _state(path: Path, step: int) -> Values:
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        for name, expected in manifest["files"].items():
-            file = path / Path(name).name
-            if not file.is_file() or file.stat().st_size != expected["size"]:
-                raise StorageError(f"'{file}' is missing or cut short; the checkpoint is damaged")
-            with file.open("rb") as handle:
-                if hashlib.file_digest(handle, "sha256").hexdigest() != expected["sha256"]:
-                    raise StorageError(f"'{file}' differs from what was written; the checkpoint is damaged")
-        state = json.loads((path / "state.json").read_text())
-        tensors = {name: (tuple(shape), dtype) for name, (shape, dtype) in manifest["tensors"].items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"'{path / MANIFEST}' cannot be read: {error}; the checkpoint is damaged") from error
-    return Checkpoint(path, int(match[1]), tensors, state, world_size)
+        found = json.loads(read_text(path / "state.json"))
+        if not isinstance(found, dict):
+            raise ValueError("it is no object")
+        for name, kind in _KINDS.items():
+            if not isinstance(found.get(name), kind):
+                raise ValueError(f"'{name}' is missing or of another type")
+        if found["step"] != step:
+            raise ValueError(f"it is of step {found['step']}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise StorageError(f"'{path / 'state.json'}' cannot be used: {error}; the checkpoint is damaged") from error
+    return found
+
+
+def sound(path: Path) -> bool:
+    """Return whether a checkpoint has its manifest and all files in their sizes; their content is not read."""
+    try:
+        Manifest.read(path).check_sizes(path)
+    except StorageError:
+        return False
+    return True
 
 
 def steps_on_disk(output: Path) -> list[Path]:
     """Return the committed checkpoints of a run, newest first."""
-    found = [p for p in (output / "checkpoints").glob("step-*") if _STEP.fullmatch(p.name) and (p / MANIFEST).is_file()]
-    return sorted(found, reverse=True)
+    return [path for path in candidates(output) if not path.name.endswith(NEW) and (path / MANIFEST).is_file()]
+
+
+def candidates(output: Path) -> list[Path]:
+    """Return what may be a checkpoint of a run, newest first.
+
+    That is every folder under its name, which had a manifest once, and new ones that were committed and not renamed.
+    """
+    named = [path for path in (output / "checkpoints").glob("step-*") if step_of(path) is not None and path.is_dir()]
+    found = [path for path in named if not path.name.endswith(NEW) or (path / MANIFEST).is_file()]
+    return sorted(found, key=lambda path: (step_of(path), not path.name.endswith(NEW)), reverse=True)
 
 
 def newest(output: Path, world_size: int) -> Checkpoint | None:
@@ -191,7 +162,7 @@ def newest(output: Path, world_size: int) -> Checkpoint | None:
         StorageError: there are checkpoints, and all of them are damaged.
     """
     failed: StorageError | None = None
-    for path in steps_on_disk(output):
+    for path in candidates(output):
         try:
             return open_checkpoint(path, world_size)
         except StorageError as error:
@@ -202,12 +173,13 @@ def newest(output: Path, world_size: int) -> Checkpoint | None:
     return None
 
 
-def rotate(output: Path, keep: int) -> None:
-    """Delete all but the newest checkpoints, and folders that were never committed."""
-    committed = steps_on_disk(output)
-    for path in committed[keep:]:
-        (path / MANIFEST).unlink()  # first of all, so that half a folder is never taken for a checkpoint
-        shutil.rmtree(path)
-    for path in (output / "checkpoints").iterdir():
-        if not (path / MANIFEST).is_file():
-            shutil.rmtree(path)
+def way_on(output: Path) -> str:
+    """Return how a run that fails can go on: the command, and the checkpoint it goes on from, which is checked."""
+    command = f"'hfx train --resume {output}'"
+    try:
+        found = newest(output, 1)
+    except StorageError:
+        return "no checkpoint of this run is intact"
+    if found is None:
+        return f"{command} begins anew, since none was saved before"
+    return f"{command} goes on from '{found.path.name}', which is intact"

@@ -11,6 +11,9 @@ from filelock import FileLock, Timeout
 from hfx.errors import StorageError
 
 LOCK_FILE = ".lock"
+LOGS = "logs"
+NO_RUN = frozenset({LOCK_FILE, LOGS})
+"""What a folder may hold that holds no run: it is there before the run is checked."""
 
 
 @contextmanager

@@ -13,8 +13,11 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
+
+from hfx.secret import refuse_password
 
 DEFAULT_EPOCHS = 1.0
 
@@ -22,7 +25,13 @@ DEFAULT_EPOCHS = 1.0
 class RunConfig(BaseModel):
     """What is trained on what, for how long, and where to; every decision beyond that is a plugin."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+    )
 
     model: str | None = None
     """A hub id, a folder or a `.gguf` file to start from; none: built from scratch."""
@@ -65,7 +74,18 @@ class RunConfig(BaseModel):
     resume: str = "never"
     """`never`; `auto`: go on if `output` holds a run, else begin; or the path of a run."""
     nproc: PositiveInt | Literal["auto"] = 1
-    """Processes on this machine: 1, or `auto`, which is 1. None for several is built in yet; plugins bring it."""
+    """Processes on this machine; `auto`: one for each accelerator, 1 on a CPU."""
+    nnodes: str = Field(default="1", pattern=r"^[1-9]\d*(:[1-9]\d*)?$")
+    """Machines, `4` or `MIN:MAX`: start the same command on each; with a range they may come and go."""
+    rdzv: str | None = Field(default=None, pattern=r"^[^\s:/]+(:\d+)?$")
+    """`HOST:PORT` where the machines meet: one of them, and a port that is free there (29400 where none is given)."""
+
+    @field_validator("model", "data", "eval_data")
+    @classmethod
+    def _no_password(cls, value: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        for address in value.values() if isinstance(value, dict) else [value or ""]:
+            refuse_password(address)
+        return value
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -76,7 +96,7 @@ class RunConfig(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that a run is, as JSON values: all but where it is started from and how."""
-        return self.model_dump(mode="json", exclude={"resume", "nproc", "num_proc", "output"})
+        return self.model_dump(mode="json", exclude={"resume", "nproc", "nnodes", "rdzv", "num_proc", "output"})
 
 
 __all__ = ["DEFAULT_EPOCHS", "NonNegativeFloat", "RunConfig"]

@@ -11,6 +11,7 @@ import numpy as np
 
 from hfx.data_lines import no_example, nothing_left, quarantine_of
 from hfx.padding import padding_of
+from hfx.redact import redacted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +32,10 @@ def data_report(run: Run) -> Values:
 
     `warning` says what would refuse the run; where no row is left, there is nothing about tokens.
     """
+    return redacted(_found(run))
+
+
+def _found(run: Run) -> Values:
     cleaned = run.cleaned("train")
     report, quarantine = cleaned.report, quarantine_of(cleaned.report, cleaned)
     found: Values = {
@@ -44,6 +49,7 @@ def data_report(run: Run) -> Values:
     if not len(cleaned):
         return found | {"warning": nothing_left(run, "train", report)}
     found["rows"] |= {"train": len(run.rows("train")), "eval": len(run.rows("eval"))}
+    found["fingerprint"] = run.rows("train").fingerprint  # under which `hfx export` finds the tokenizer again
     table = run.prepared("train")
     return found | {"warning": None if len(table) else no_example(table), **_of_table(run, table)}
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -21,16 +22,24 @@ STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 SIGINT ends at once."""
 
 
+LAUNCHED = "HFX_JOB"
+"""Set in processes that a launcher of hfx started: a name for this start of them."""
+
+
 class StoppedWaiting(Exception):  # noqa: N818  reads as what happened
     """The run was told to end while it waited for a block of a stream."""
 
 
-def world_from(environment: Mapping[str, str] = os.environ) -> World:
-    """Return this process's place, from what torchrun and accelerate set.
+def world_from(environment: MutableMapping[str, str] = os.environ) -> World:
+    """Return this process's place, from what torchrun, accelerate or Slurm set.
+
+    Under Slurm's `srun` it sets the variables that torch reads (RANK, MASTER_ADDR, ...), too.
 
     Raises:
         UsageError: the variables contradict each other.
     """
+    if "RANK" not in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        environment.update(_from_slurm(environment))
     try:
         rank, size, local = (
             int(environment.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
@@ -40,6 +49,20 @@ def world_from(environment: Mapping[str, str] = os.environ) -> World:
     if not 0 <= rank < size:
         raise UsageError(f"RANK is {rank} and WORLD_SIZE {size}; start the ranks with one launcher, or unset both")
     return World(rank, size, local)
+
+
+def _from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return torch's variables for a task that `srun` started; a batch script itself is no such task."""
+    first = re.match(r"([^,\[]+)(?:\[(\d+))?", environment["SLURM_STEP_NODELIST"])
+    assert first is not None, "a list of nodes begins with one"
+    port = 20_000 + int(environment.get("SLURM_JOB_ID", "0")) % 20_000
+    return {
+        "RANK": environment["SLURM_PROCID"],
+        "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "MASTER_ADDR": environment.get("MASTER_ADDR", first[1] + (first[2] or "")),
+        "MASTER_PORT": environment.get("MASTER_PORT", str(port)),
+    }
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from hfx.errors import ConfigError
 
 Kind: TypeAlias = Literal["default", "demo", "policy", "yaml", "flag", "python", "locked"]
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LONGEST, _DEEPEST, _MOST = 10_000_000, 50, 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +82,22 @@ def read_yaml(path: Path, kind: Kind = "yaml") -> Section:
         ConfigError: it cannot be read, is no YAML, is no mapping, or holds a key twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LONGEST + 1)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"cannot read '{path}': {reason}; give the path of a YAML file") from error
+    if len(text) > _LONGEST:
+        raise ConfigError(f"'{path}' is longer than {_LONGEST:,} characters; give a YAML file that people write")
     return parse_yaml(text, str(path), kind)
 
 
 def parse_yaml(text: str, name: str, kind: Kind = "yaml") -> Section:
     """Return YAML text as a section; `name` stands for the file in origins and errors."""
-    loader = _LOADER(text)
+    loader = None
     try:
+        _refuse_bombs(text)
+        loader = _LOADER(text)
         node = loader.get_single_node()
         if node is None:
             return Section(origin=Origin(kind, f"{name}:1"))
@@ -104,7 +110,54 @@ def parse_yaml(text: str, name: str, kind: Kind = "yaml") -> Section:
         problem = getattr(error, "problem", None) or "the text cannot be read"
         raise ConfigError(f"{name}:{line}: this is not YAML: {problem}; mend the line") from error
     finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def flow(text: str) -> Any:
+    """Return the value of YAML text that somebody typed.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or unfolds to too much.
+    """
+    _refuse_bombs(text)
+    loader = _LOADER(text)
+    try:
+        node = loader.get_single_node()
+        return None if node is None else _constructed(loader, node)
+    finally:
         loader.dispose()
+
+
+def _refuse_bombs(text: str) -> None:
+    """Refuse a few lines that would unfold to more than memory holds, or to more levels than Python follows."""
+    sizes: dict[str | None, int] = {}
+    opened: list[tuple[str | None, int]] = []
+    event: Any
+    size = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        size += 1
+        if isinstance(event, yaml.AliasEvent):
+            size += sizes.get(event.anchor, 0)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, size))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = opened.pop()
+            sizes |= {} if anchor is None else {anchor: size - before}
+        if len(opened) > _DEEPEST or size > _MOST:
+            what = f"more than {_DEEPEST} levels" if len(opened) > _DEEPEST else f"more than {_MOST:,} values"
+            raise yaml.MarkedYAMLError(problem=f"it unfolds to {what}", problem_mark=event.start_mark)
+
+
+def _constructed(loader: Any, node: yaml.Node) -> Any:
+    """Return the value of a node; what PyYAML's constructors raise of a date or a number is an error of YAML."""
+    try:
+        return loader.construct_object(node, deep=True)
+    except yaml.YAMLError:
+        raise
+    except (ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        problem = "a value is not what it looks like (in quotes it would be text)"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
 
 
 def _section(loader: Any, path: list[yaml.MappingNode], name: str, kind: Kind, origin: Origin) -> Section:
@@ -126,7 +179,7 @@ def _section(loader: Any, path: list[yaml.MappingNode], name: str, kind: Kind, o
         if isinstance(value_node, yaml.MappingNode):
             section[key_node.value] = _section(loader, [*path, value_node], name, kind, here)
         else:
-            value = loader.construct_object(value_node, deep=True)
+            value = _constructed(loader, value_node)
             section[key_node.value] = Value(value, here, _items(value_node, name, kind))
     return section
 

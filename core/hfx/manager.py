@@ -17,6 +17,7 @@ from hfx.implementations import HOOKS, check_class, implementations
 from hfx.layers import Origin
 from hfx.plugin import Plugin
 from hfx.protocols import Backend, Batcher, Precision, Problem, Rows, RunResult, Sampler, Table, Task
+from hfx.redact import redacted
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -235,7 +236,7 @@ class Manager:
             return error
         plugin = culprit(error, self.active) or next(iter([*self.providers(hook), *self.wrappers(hook)]), None)
         who = f"plugin {plugin}" if plugin else "a plugin"
-        cause = " ".join(str(error).split()) or "no message"
+        cause = redacted(" ".join(str(error).split())) or "no message"
         what = f"{who} raised {type(error).__name__} in {hook}: {cause}"
         if plugin and isinstance(error, ImportError) and (hint := install_hint(plugin.distribution, error.name)):
             return PluginError(f"{what}; {hint}")

@@ -12,13 +12,18 @@ from pydantic import BaseModel, ValidationError
 
 from hfx.discovery import canonical
 from hfx.errors import ConfigError, nearest
-from hfx.layers import Origin, Section, Value, plain
+from hfx.layers import Origin, Section, Value, flow, plain
+from hfx.redact import hide
+from hfx.secret import takes_secrets
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
 Model = TypeVar("Model", bound=BaseModel)
 _CLEARED = ("none", "null")
+_MOST = 200
+"""Characters of a value that a message shows."""
 
 
 def path_of(owner: str, key: str, origin: Origin) -> str:
@@ -61,6 +66,8 @@ def from_text(text: str, annotation: Any, typed: bool = True) -> Any:
     if not typed and str in kinds:
         return text
     literals = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if text not in literals and (meant := [word for word in literals if _written(word) == text.lower()]):
+        return meant[0]
     if text.lower() in _CLEARED and type(None) in kinds and text not in literals:
         return None
     flows = {"{" if issubclass(kind, Mapping | BaseModel) else "[" for kind in map(_class, kinds) if _holds(kind)}
@@ -68,12 +75,17 @@ def from_text(text: str, annotation: Any, typed: bool = True) -> Any:
         # One word, or several with commas, are a list where nothing else can be meant.
         listed = typed and flows == {"["} and text.lstrip()[:1] != "["
         try:
-            return yaml.safe_load(f"[{text}]" if listed else text)
+            return flow(f"[{text}]" if listed else text)
         except yaml.YAMLError as error:
             if listed and any(get_args(kind) == (str,) for kind in kinds):
                 return [word.strip() for word in text.split(",")]  # patterns, as `*.mlp`
             raise ValueError("it should be YAML, like [1, 2] or {a: 1}") from error
     return text
+
+
+def _written(literal: Any) -> str | None:
+    """Return how a literal that is no word (1, true) is written; pydantic takes no words for it."""
+    return str(literal).lower() if isinstance(literal, int) else None
 
 
 def _class(kind: Any) -> type:
@@ -124,7 +136,7 @@ def build(model: type[Model], values: Mapping[str, Value], owner: str = "") -> M
     try:
         return model.model_validate(fitted)
     except ValidationError as error:
-        raise _explained(error, values, owner) from error
+        raise _explained(error, model, values, owner) from error
 
 
 def ready(model: type[BaseModel], key: str, value: Value, owner: str) -> Any:
@@ -133,12 +145,13 @@ def ready(model: type[BaseModel], key: str, value: Value, owner: str) -> Any:
     Raises:
         ConfigError: the words cannot be read, or true stands for a number.
     """
-    annotation = model.model_fields[key].annotation
+    info = model.model_fields[key]
+    annotation = info.annotation
     if isinstance(value.value, str) and value.origin.kind != "python":
         try:
             return from_text(value.value, annotation, typed=value.origin.kind == "flag")
         except ValueError as error:
-            raise ConfigError(f"{path_of(owner, key, value.origin)} is {value.value!r}; {error}") from error
+            raise ConfigError(f"{path_of(owner, key, value.origin)} is {shown(info, value)}; {error}") from error
     kinds = list(members(annotation))
     if isinstance(value.value, PurePath) and str in kinds and Path not in kinds:
         return str(value.value)
@@ -148,7 +161,17 @@ def ready(model: type[BaseModel], key: str, value: Value, owner: str) -> Any:
     return value.value
 
 
-def _explained(error: ValidationError, values: Mapping[str, Value], owner: str) -> ConfigError:
+def shown(info: FieldInfo, value: Value) -> str:
+    """Return a value as a message may show it: not where the option takes a secret, which may be given by itself."""
+    if not takes_secrets((info.annotation, *info.metadata)):
+        text = repr(value.value)
+        return text if len(text) <= _MOST else f"{text[:_MOST]}..."
+    if isinstance(value.value, str | int | float) and not str(value.value).startswith("env:"):
+        hide(str(value.value))
+    return "not right"
+
+
+def _explained(error: ValidationError, model: type[BaseModel], values: Mapping[str, Value], owner: str) -> ConfigError:
     details = error.errors(include_url=False)
     first = details[0]["loc"][:1]
     same = [detail for detail in details if detail["loc"][:1] == first]
@@ -161,10 +184,11 @@ def _explained(error: ValidationError, values: Mapping[str, Value], owner: str) 
         flag = f"--{owner}.{key}" if owner else f"--{key}"
         return ConfigError(f"{subject} needs the option '{key}'; add `{flag} VALUE`")
     value = values[key]
-    shown = "not right" if same[0]["type"] == "value_error" else repr(value.value)
+    text = shown(model.model_fields[key], value)
+    text = "not right" if same[0]["type"] == "value_error" else text
     others = len({detail["loc"][:1] for detail in details}) - 1
     more = f" (and {others} more wrong)" if others else ""
-    return ConfigError(f"{path_of(owner, key, value.origin)} is {shown}; {reasons}{more}")
+    return ConfigError(f"{path_of(owner, key, value.origin)} is {text}; {reasons}{more}")
 
 
 def _reason(detail: ErrorDetails) -> str:

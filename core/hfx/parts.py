@@ -13,6 +13,7 @@ from hfx.errors import DataError, PluginError
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch._C._distributed_c10d import Store
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -86,6 +87,13 @@ class Parts:
         if not torch.accelerator.is_available():
             return torch.device("cpu")
         return torch.device(str(torch.accelerator.current_accelerator()), self.world.local_rank)
+
+    @cached_property
+    def store(self) -> Store:
+        """Where the ranks meet: a store of keys and values that all of them see; only in a run of several."""
+        from hfx.distributed import store_of
+
+        return store_of(self.world)
 
     def _source(self, split: str) -> Rows:
         return self._part("source", lambda: self.hooks.source(split=split, run=self._run), f"/{split}")
@@ -285,7 +293,7 @@ class Parts:
 
     def _counted_once(self, length: list[Any], count: Callable[[], int]) -> int:
         """Return a number of steps from the cache: packing groups every window to know its sequences."""
-        from hfx.cache import cached, content_key
+        from hfx.cache import cached, content_key, reading
 
         versions = [[a.name, a.version, a.plugin.version] for a in self.active]
         key = content_key(self.plan_sha256(), length, versions)
@@ -293,7 +301,9 @@ class Parts:
         def build(path: Path) -> None:
             (path / "steps.json").write_text(json.dumps(count()))
 
-        return int(json.loads((cached(self.cache / "steps" / key, build) / "steps.json").read_text()))
+        folder = cached(self.cache / "steps" / key, build)
+        with reading(folder):
+            return int(json.loads((folder / "steps.json").read_text()))
 
     def plan_sha256(self) -> str:
         """Return the hash of what decides the order of samples."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Annotated, Any, ClassVar
 
 import pluggy
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from hfx import secret
+from hfx.secret import Secret as Secret
+from hfx.secret import reveal as reveal
 
 hookspec = pluggy.HookspecMarker("hfx")
 hookimpl = pluggy.HookimplMarker("hfx")
@@ -17,31 +20,8 @@ class ColumnName:
     """Marks an option that names a column of the raw rows; the core carries that column into the table."""
 
 
-def _reference(value: str) -> str:
-    if not value.startswith("env:") or len(value) == len("env:"):
-        raise ValueError("a secret is given as 'env:NAME'; put its value into that environment variable")
-    return value
-
-
 Column = Annotated[str, ColumnName()]
 """An option of this type names a scalar column of the raw rows, which the prepared table then carries."""
-
-Secret = Annotated[str, AfterValidator(_reference)]
-"""An option of this type holds `env:NAME`; `reveal` reads the value when it is needed, so no file ever has it."""
-
-
-def reveal(secret: str) -> str:
-    """Return the value behind `env:NAME`.
-
-    Raises:
-        ConfigError: the environment variable is not set.
-    """
-    from hfx.errors import ConfigError
-
-    name = secret.removeprefix("env:")
-    if name not in os.environ:
-        raise ConfigError(f"the environment variable '{name}' is not set; an option refers to it as 'env:{name}'")
-    return os.environ[name]
 
 
 def snake_case(name: str) -> str:
@@ -57,13 +37,23 @@ class Plugin(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
     )
 
     unverified: ClassVar[str] = ""
     """What of it nobody has seen at work, and why ("no GPU with fp8 was at hand"): lists and runs show it."""
     version: ClassVar[int] = 1
     """Raise it when a cleaning step or task computes something else than before: caches made by the old one expire."""
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _names_secrets(cls, value: Any) -> Any:
+        return secret.guarded(value)
 
     # pluggy keeps plugins in sets and compares them with `==`: two plugins with equal options are still two plugins.
     def __hash__(self) -> int:
@@ -78,5 +68,5 @@ class Plugin(BaseModel):
         return snake_case(type(self).__name__)
 
     def options(self) -> dict[str, Any]:
-        """Return the options as JSON values."""
-        return self.model_dump(mode="json")
+        """Return the options as JSON values, secrets as `env:NAME`."""
+        return secret.written(self)

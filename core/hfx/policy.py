@@ -23,7 +23,8 @@ VARIABLE = "HFX_POLICY"
 _LISTS = ("allow", "block", "activate", "activate_last")
 _MAPPINGS = ("require", "prefer", "roles")
 _SECTIONS = ("defaults", "locked")
-_KEYS = (*_LISTS, *_MAPPINGS, *_SECTIONS, "permit_variable")
+_SWITCHES = ("permit_variable", "trust_remote_code")
+_KEYS = (*_LISTS, *_MAPPINGS, *_SECTIONS, *_SWITCHES)
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Policy:
     locked: Section = field(default_factory=Section)
     roles: Mapping[str, str] = field(default_factory=dict)
     permit_variable: bool = False
+    trust_remote_code: bool = True
+    """False: no plugin may run code that comes with a model."""
     path: Path | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
@@ -90,6 +93,18 @@ class Policy:
         for pattern, wanted in self.require.items():
             if _of(ref.distribution, pattern):
                 _check_version(ref.distribution, ref.version, wanted, self.line("require", pattern))
+
+    def check_remote_code(self, plugin: str, options: Mapping[str, Any], origin: Origin) -> None:
+        """Refuse a plugin that is to run code which comes with a model, where the policy forbids it.
+
+        Raises:
+            ConfigError: names the option and the policy's line.
+        """
+        if not self.trust_remote_code and options.get("trust_remote_code"):
+            raise ConfigError(
+                f"'{plugin}.trust_remote_code' of {origin} is on, and the policy {self.origin('trust_remote_code')} "
+                "forbids code that comes with models; remove it"
+            )
 
     def line(self, key: str, name: str) -> Origin:
         """Return where a key under a key of the policy stands."""
@@ -197,9 +212,9 @@ def _field(key: str, value: Value | Section) -> Any:
         return tuple(bare)
     if key in _MAPPINGS and isinstance(bare, dict) and all(isinstance(item, str) for item in bare.values()):
         return {split_name(name)[0] if key == "prefer" else name: item for name, item in bare.items()}
-    if key == "permit_variable" and isinstance(bare, bool):
+    if key in _SWITCHES and isinstance(bare, bool):
         return bare
-    kind = "a list of words" if key in _LISTS else "true or false" if key == "permit_variable" else "a mapping"
+    kind = "a list of words" if key in _LISTS else "true or false" if key in _SWITCHES else "a mapping"
     raise ConfigError(f"{value.origin}: '{key}' of a policy is {kind}, not {bare!r}; write it so")
 
 

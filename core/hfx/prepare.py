@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import pyarrow as pa
 
-from hfx.cache import cached, content_key
+from hfx.cache import cached, content_key, reading
 from hfx.cutting import Cut, CutSpan, schema
 from hfx.errors import ConfigError, DataError
 from hfx.protocols import Task
@@ -60,7 +60,9 @@ def fit_task(rows: RowSet, task: Task, cache: Path) -> dict[str, Any]:
     def build(at: Path) -> None:
         (at / "facts.json").write_text(json.dumps(task.fit(rows)))
 
-    facts: dict[str, Any] = json.loads((cached(cache / "facts" / key, build) / "facts.json").read_text())
+    folder = cached(cache / "facts" / key, build)
+    with reading(folder):
+        facts: dict[str, Any] = json.loads((folder / "facts.json").read_text())
     return facts
 
 

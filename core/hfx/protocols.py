@@ -521,8 +521,12 @@ class RunResult:
             )
         import transformers
 
+        from hfx.remote_code import safetensors_only
+
         config = json.loads(described.read_text())
-        return getattr(transformers, config["architectures"][0]).from_pretrained(self.path / "model")
+        factory = getattr(transformers, config["architectures"][0])
+        with safetensors_only(str(self.path)):
+            return factory.from_pretrained(self.path / "model", use_safetensors=True, trust_remote_code=False)
 
 
 Main: TypeAlias = "Callable[[Any], RunResult]"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hfx.checkpoint import way_on
 from hfx.errors import StorageError
 
 
@@ -21,11 +25,8 @@ class Record:
         Raises:
             StorageError: the disk is full or refuses.
         """
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise StorageError(f"cannot write '{self.path}': {error.strerror}; free space and resume") from error
+        with self._writing(), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
     def cut(self, step: int, evaluated: bool = True) -> int:
         """Drop the lines behind a step, keep them beside the file, and return how many there were.
@@ -33,6 +34,9 @@ class Record:
         Args:
             step: The last one that is kept.
             evaluated: Whether an evaluation at that very step is kept, too; else it will be made again.
+
+        Raises:
+            StorageError: the disk is full or refuses; the file is as it was.
         """
         last = (step, evaluated)
         if not self.path.exists():
@@ -42,12 +46,34 @@ class Record:
         for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
             (kept if _place(line) <= last else dropped).append(line)
         if dropped:
-            with self.path.with_suffix(f".after-{step}.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(dropped)
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(kept), encoding="utf-8")
-            partial.replace(self.path)
+            with self._writing():
+                _append(self.path.with_suffix(f".after-{step}.jsonl"), dropped)
+                _replace(self.path, kept)
         return len(dropped)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            said = error.strerror or str(error)
+            raise StorageError(
+                f"cannot write '{self.path}': {said}; free space, then {way_on(self.path.parent)}"
+            ) from error
+
+
+def _append(path: Path, lines: list[str]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(lines)
+
+
+def _replace(path: Path, lines: list[str]) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())  # else a machine that loses its power may leave an empty file
+    partial.replace(path)
 
 
 def _place(line: str) -> tuple[float, bool]:

@@ -85,6 +85,7 @@ def resolve(
     active: list[ActivePlugin] = []
     for choice in order(activation.choices, policy.activate_last):
         plugin, of_plugin = _active(choice, options, policy, elsewhere)
+        policy.check_remote_code(plugin.name, dict(plugin.plugin), of_plugin.get("trust_remote_code", DEFAULT))
         active.append(plugin)
         origins |= {f"{plugin.name}.{key}": origin for key, origin in of_plugin.items()}
     notes = [*activation.notes, *_strangers(policy, activation.refs), *_unverified(active)]

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfx.claim import LOCK_FILE
+from hfx.claim import NO_RUN
 from hfx.errors import ConfigError, StorageError, UsageError
+from hfx.launch import LAUNCHED
 
 if TYPE_CHECKING:
     from hfx.checkpoint import Checkpoint
@@ -49,7 +50,7 @@ def output_of(resolved: Resolved, world: World) -> Path:
         output = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
     if config.resume == "never" and (output / RUN_FILE).exists() and not _restarted():
         raise ConfigError(f"'{output}' holds a run; go on with '--resume auto', or choose another '--output'")
-    if output.is_dir() and not (output / RUN_FILE).exists() and any(f.name != LOCK_FILE for f in output.iterdir()):
+    if output.is_dir() and not (output / RUN_FILE).exists() and any(f.name not in NO_RUN for f in output.iterdir()):
         raise ConfigError(f"'{output}' holds other things and no run; choose another '--output'")
     existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -77,8 +78,8 @@ def config_of(fields: Mapping[str, Any]) -> Path | None:
 
 
 def _restarted() -> bool:
-    """Return whether a launcher started these processes again: then the run goes on by itself."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    """Return whether a launcher of hfx has looked already, or one started these processes again: the run goes on."""
+    return LAUNCHED in os.environ or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def checkpoint_of(run: Run) -> Checkpoint | None:

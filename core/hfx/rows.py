@@ -20,6 +20,7 @@ import pyarrow as pa
 import xxhash
 
 from hfx.arrow import as_array
+from hfx.cache import reading
 from hfx.protocols import Place, Row
 
 ROWS_VERSION = 3
@@ -71,12 +72,14 @@ class RowSet:
 
     @cached_property
     def _store(self) -> pa.Table:
-        return pa.ipc.open_file(pa.memory_map(str(self.path / "rows.arrow"))).read_all()
+        with reading(self.path):
+            return pa.ipc.open_file(pa.memory_map(str(self.path / "rows.arrow"))).read_all()
 
     @property
     def report(self) -> RowReport:
         """What happened to the rows up to this stage, of both splits."""
-        return RowReport(**json.loads((self.stage / "report.json").read_text()))
+        with reading(self.stage):
+            return RowReport(**json.loads((self.stage / "report.json").read_text()))
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key != "_store"}

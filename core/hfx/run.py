@@ -16,6 +16,7 @@ from hfx.launch import STOP_SIGNALS, StoppedWaiting
 from hfx.parts import Parts
 from hfx.protocols import RunResult
 from hfx.record import Record
+from hfx.redact import redacted
 
 if TYPE_CHECKING:
     from hfx.checkpoint import Checkpoint
@@ -150,7 +151,7 @@ class Run(Parts):
     def log(self, metrics: dict[str, Any]) -> None:
         """Append a line to `metrics.jsonl`."""
         if self.world.is_main:
-            self._record("metrics").append(metrics)
+            self._record("metrics").append(redacted(metrics))
 
     def _record(self, name: str) -> Record:
         return Record(self.output / f"{name}.jsonl")
@@ -217,10 +218,11 @@ class Run(Parts):
             for of_split in blocks:
                 of_split.close()
         finally:
+            for name in ("schedule", "optimizer", "module", "model"):
+                self._parts.pop(name, None)
             if "backend" in self._parts:
                 self.backend.close()
-            for name in ("schedule", "optimizer", "module", "model", "backend"):
-                self._parts.pop(name, None)
+            self._parts.pop("backend", None)
             if self.world.size > 1:
                 gc.collect()  # an engine whose threads are left to the interpreter's exit may abort it
 
@@ -233,7 +235,7 @@ class Run(Parts):
 
     def save(self) -> Path:
         """Save a checkpoint of this step, drop the oldest, tell the listeners, and return its folder."""
-        from hfx import checkpoint
+        from hfx import checkpoint, saving
         from hfx.order import as_json
 
         path = checkpoint.folder_of(self.output, self.step)
@@ -254,31 +256,36 @@ class Run(Parts):
             "data": as_json(self.position, self.plan_sha256()),
             "schedule": self.schedule.state_dict(),
             "backend": backend_values,
-            "state": plugin_values,
+            "state": redacted(plugin_values, forms=False),
             "world_size": self.world.size,
             "total_steps": self.total_steps,
             "run": self.config.identity(),
             "plugins": {a.name: [a.distribution, a.version, a.plugin.options()] for a in self.active},
         }
-        checkpoint.save(path, tensors, values, self.world, self.backend)
+        saving.save(path, tensors, values, self.world, self.backend)
         self._saved_at = self.step
         if self.world.is_main:
-            checkpoint.rotate(self.output, self.config.keep)
+            saving.rotate(self.output, self.config.keep, self.step)
         self.hooks.saved(run=self, path=path)
         return path
 
     def restore(self, found: Checkpoint) -> None:
         """Go on from a checkpoint: tensors, counters, position, schedule and plugins' state; cut the records."""
+        self.build()
+        self.backend.load(found)
+        self.schedule.load_state_dict(found.state["schedule"])
+        if found.state["total_steps"] != self.total_steps:
+            self._follow_new_length()
+        self.restore_state(found)
+        self.cut_records()
+
+    def restore_state(self, found: Checkpoint) -> None:
+        """Take counters, position and plugins' state from a checkpoint."""
         import torch
 
         from hfx.order import Position
 
         state = found.state
-        self.build()
-        self.backend.load(found)
-        self.schedule.load_state_dict(state["schedule"])
-        if state["total_steps"] != self.total_steps:
-            self._follow_new_length()
         self.step, self.epoch, self.tokens_total = state["step"], state["epoch"], state["tokens_total"]
         self._evaluated_at, self._saved_at = state["evaluated_at"], state["step"]
         self._parts["position"] = Position(**state["data"]["position"])
@@ -290,7 +297,6 @@ class Run(Parts):
         for full, tensor in into.items():
             _, name, key = full.split(".", 2)
             self.state[name][key] = tensor
-        self.cut_records()
 
     def _follow_new_length(self) -> None:
         """Give the next step the learning rate that the schedule of the new length has for it.

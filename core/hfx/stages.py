@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hfx.cache import cached, content_key
+from hfx.cache import cached, content_key, reading
 from hfx.outcomes import Outcomes, noted
 from hfx.protocols import Executor, Row, Rows, SketchedStep, Source, Step, TableStep
 from hfx.reading import QUARANTINE, Reading, read_rows, refuse_bad
@@ -138,7 +138,8 @@ class _Stages:
             _write_report(report, path)
 
         stage = cached(self.cache / "rows" / key, build)
-        return RowSet(before.path, np.load(stage / "kept.npy", mmap_mode="r"), key, stage)
+        with reading(stage):
+            return RowSet(before.path, np.load(stage / "kept.npy", mmap_mode="r"), key, stage)
 
     def _drops(self, step: TableStep, before: RowSet, report: RowReport) -> Mapping[int, str]:
         executor = self.executor or Processes(self.reading.num_proc)

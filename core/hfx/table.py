@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from hfx.arrow import as_array
+from hfx.cache import reading
 
 CARRIED = "carried.arrow"
 """The raw columns that plugins name, one value an example: beside the table, where a task may use the same name."""
@@ -22,15 +23,17 @@ class ArrowTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        meta = json.loads((path / "table.json").read_text())
-        self.fingerprint: str = meta["fingerprint"]
+        with reading(path):
+            meta = json.loads((path / "table.json").read_text())
+            self.fingerprint: str = meta["fingerprint"]
         self.meta: dict[str, Any] = meta
         self._columns: dict[str, np.ndarray[Any, Any]] = {}
 
     @cached_property
     def _batches(self) -> list[pa.RecordBatch]:
-        reader = pa.ipc.open_file(pa.memory_map(str(self.path / "table.arrow")))
-        return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        with reading(self.path):
+            reader = pa.ipc.open_file(pa.memory_map(str(self.path / "table.arrow")))
+            return [reader.get_batch(i) for i in range(reader.num_record_batches)]
 
     @cached_property
     def _starts(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -42,7 +45,8 @@ class ArrowTable:
     @cached_property
     def _carried(self) -> pa.Table:
         path = self.path / CARRIED
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all() if path.exists() else pa.table({})
+        with reading(self.path):
+            return pa.ipc.open_file(pa.memory_map(str(path))).read_all() if path.exists() else pa.table({})
 
     def column(self, name: str) -> np.ndarray[Any, Any]:
         """Return a scalar column, `(len,)`; of a raw one and a task's with the same name the raw one."""

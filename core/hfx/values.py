@@ -11,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from hfx.config import RunConfig
 from hfx.errors import ConfigError
 from hfx.layers import DEFAULT, Origin, Section, Value, plain
-from hfx.options import build, check_keys, merge, path_of, ready
+from hfx.options import build, check_keys, merge, path_of, ready, shown
 from hfx.plugin import Plugin
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -56,8 +56,8 @@ def _check_lock(model: type[BaseModel], key: str, value: Value | None, lock: Val
         return
     if _read(model, key, value, owner) != _read(model, key, lock, owner):
         raise ConfigError(
-            f"{path_of(owner, key, value.origin)} is {value.value!r}, but the policy {lock.origin.where} locks it to "
-            f"{lock.value!r}; remove it"
+            f"{path_of(owner, key, value.origin)} is {shown(model.model_fields[key], value)}, but the policy "
+            f"{lock.origin.where} locks it to {lock.value!r}; remove it"
         )
 
 

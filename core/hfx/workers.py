@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from hfx.errors import HfxError, UsageError
+from hfx.redact import redact_streams
 
 Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
@@ -89,6 +90,7 @@ def _begin(work: Callable[[Any], Any]) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     _work = work
+    redact_streams()
 
 
 def _do(chunk: Any) -> Any:

@@ -13,13 +13,6 @@ import torch
 import hfx
 from contract import plugins as drives
 
-ENGINES = {
-    "one": [],
-    "ddp": [drives.Ddp()],
-    "fsdp": [drives.Fsdp()],
-    "zero2": [drives.Zero(stage=2)],
-    "zero3": [drives.Zero(stage=3)],
-}
 OTHERS = {
     "packing": drives.Packing,
     "stream": drives.Stream,
@@ -32,7 +25,7 @@ OTHERS = {
 
 def main(output: str, steps: str, kill_at: str, engine: str, *others: str) -> None:
     torch.set_num_threads(1)
-    plugins = [*ENGINES[engine], *(OTHERS[name]() for name in others)]
+    plugins = [*drives.engines()[engine], *(OTHERS[name]() for name in others)]
     if int(kill_at):
         plugins.append(drives.Kill(step=int(kill_at)))
     if interrupt_at := int(os.environ.get("DRIVE_INTERRUPT", "0")):

@@ -1,4 +1,4 @@
-"""Small plugins that drive the contract: engines, packing, a stream, frozen parameters, as third parties would."""
+"""Small plugins that drive the contract: packing, a stream, frozen parameters, as third parties would write them."""
 
 from __future__ import annotations
 
@@ -6,125 +6,24 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from hfx import Backend, Batcher, Place, Plugin, Row, Rows, Run, StepResult, TorchBackend, hookimpl
+from hfx import Batcher, Place, Plugin, Row, Rows, Run, hookimpl
 
 
-class GlooBackend(TorchBackend):
-    """Several processes on CPUs: what DDP and FSDP have in common."""
+def engines() -> dict[str, list[Plugin]]:
+    """Return the built-in backends by a short name."""
+    from hfx_plugins.backends.ddp import Ddp
+    from hfx_plugins.backends.fsdp import Fsdp
+    from hfx_plugins.backends.zero import Zero
 
-    def __init__(self, run: Run) -> None:
-        super().__init__(run)
-        dist.init_process_group("gloo")
-        self.world = dist.get_world_size()
-
-    def backward(self, loss: Tensor) -> None:
-        super().backward(loss * self.world)  # both engines average over ranks
-
-    def all_reduce(self, tensor: Tensor) -> Tensor:
-        dist.all_reduce(tensor)
-        return tensor
-
-    def barrier(self) -> None:
-        dist.barrier()
-
-    def close(self) -> None:
-        dist.destroy_process_group()
-
-
-class DdpBackend(GlooBackend):
-    """Torch's DistributedDataParallel."""
-
-    wrapped: DistributedDataParallel
-
-    def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
-        self.optimizer = optimizer
-        # Without it DDP rebuilds its buckets after the first step, and a resumed run sums in another order.
-        self.wrapped = DistributedDataParallel(module, find_unused_parameters=True)
-        return self.wrapped
-
-    def micro_step(self, last: bool) -> AbstractContextManager[Any]:
-        return nullcontext() if last else self.wrapped.no_sync()
-
-
-class Ddp(Plugin):
-    """Trains under torch's DistributedDataParallel."""
-
-    @hookimpl
-    def hfx_backend(self, run: Run) -> Backend:
-        return DdpBackend(run)
-
-
-class FsdpBackend(GlooBackend):
-    """Torch's fully_shard (FSDP2): parameters are DTensors, sharded over the ranks."""
-
-    def shard(self, module: nn.Module) -> nn.Module:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
-        mesh = init_device_mesh("cpu", (self.world,))
-        for layer in module.model.model.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(module, mesh=mesh)
-        self.module = module
-        total, local = (sum(f(p) for p in module.parameters()) for f in (nn.Parameter.numel, _local_numel))
-        assert local < total, "fully_shard did not engage"
-        return module
-
-    @contextmanager
-    def micro_step(self, last: bool) -> Iterator[None]:
-        self.module.set_requires_gradient_sync(last)
-        yield
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        self._reshard()
-        return super().state()
-
-    def _reshard(self) -> None:
-        # A forward pass without a backward one (an evaluation) leaves the root's parameters gathered.
-        for module in self.module.modules():
-            if hasattr(module, "reshard"):
-                module.reshard()
-
-    @contextmanager
-    def exporting(self) -> Iterator[dict[str, Tensor]]:
-        self._reshard()
-        full = {name: tensor.full_tensor() for name, tensor in self.module.model.state_dict().items()}
-        yield full if dist.get_rank() == 0 else {}
-
-
-def _local_numel(parameter: Any) -> int:
-    return int(parameter.to_local().numel())
-
-
-class Fsdp(Plugin):
-    """Trains under torch's fully_shard."""
-
-    @hookimpl
-    def hfx_backend(self, run: Run) -> Backend:
-        return FsdpBackend(run)
-
-
-class Zero(Plugin):
-    """Trains under DeepSpeed ZeRO, its engine driven directly."""
-
-    stage: int = 2
-    """1, 2 or 3."""
-
-    @hookimpl
-    def hfx_backend(self, run: Run) -> Backend:
-        from contract.zero import ZeroBackend
-
-        return ZeroBackend(run, self.stage)
+    stages = {f"zero{stage}": [Zero(stage=stage)] for stage in (1, 2, 3)}
+    return {"one": [], "ddp": [Ddp()], "fsdp": [Fsdp()], **stages}
 
 
 @dataclass(frozen=True)
@@ -261,6 +160,3 @@ class Interrupt(Plugin):
     def hfx_step_end(self, run: Run) -> None:
         if run.step == self.step and run.world.rank == self.rank:
             threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-
-
-__all__ = ["BestFit", "DdpBackend", "FsdpBackend", "StepResult"]

@@ -68,7 +68,7 @@ def test_two_processes_resume_bit_for_bit_with_packing_a_stream_and_frozen_param
 
 @pytest.mark.drives
 @pytest.mark.parametrize(
-    ("processes", "engine"), [(2, "ddp"), (3, "ddp"), (2, "fsdp"), (2, "zero2"), (2, "zero3")], ids=str
+    ("processes", "engine"), [(3, "ddp"), (3, "fsdp"), (3, "zero2"), (3, "zero3")], ids=str
 )
 def test_an_engine_resumes_bit_for_bit(processes: int, engine: str, tmp_path: Path) -> None:
     killed_and_resumed(tmp_path, processes, engine)

@@ -100,7 +100,7 @@ BESIDE: dict[str, dict[str, Any]] = {
 }
 """Config of a plugin that refuses the defaults beside it."""
 NEEDS = {"fp8": ["torchao"], "tensorboard": ["tensorboard"], "trackio": ["trackio"], "wandb": ["wandb"],
-         "mlflow": ["mlflow", "sqlalchemy", "alembic"]}  # fmt: skip
+         "mlflow": ["mlflow", "sqlalchemy", "alembic"], "zero": ["deepspeed"]}  # fmt: skip
 """Packages that not every set-up of the tests has; where one is missing, the plugin's checks are skipped."""
 ON_GPUS = {"tf32", "liger"}
 """Plugins that take part in no run elsewhere."""

@@ -21,6 +21,8 @@ COMMANDS = {
     "config": ("hfx.cli.config", "Show, describe and validate the config of a run."),
     "plugins": ("hfx.cli.plugins", "List plugins, show one, check one, begin a new one."),
     "generate": ("hfx.cli.generate", "Continue a prompt with the model of a run."),
+    "export": ("hfx.cli.export", "Write the model of any checkpoint of a run."),
+    "doctor": ("hfx.cli.doctor", "Check this machine, and say how to mend what is wrong."),
     "completion": ("hfx.cli.completion", "Print the completion script for a shell."),
 }
 

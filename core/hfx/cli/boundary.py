@@ -12,10 +12,13 @@ import click
 from hfx.cli import tracebacks
 from hfx.cli.usage import explain
 from hfx.errors import HfxError
+from hfx.redact import redacted, redacting, trace
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 COMPLETING = "_HFX_COMPLETE"
+_LONGEST = 2_000
+"""Characters of a message."""
 
 
 def guarded(arguments: Sequence[str]) -> int:
@@ -25,18 +28,19 @@ def guarded(arguments: Sequence[str]) -> int:
 
         return answer()
     try:
-        code = _told(arguments)
-        sys.stdout.flush()
+        with redacting():
+            code = _attempt(arguments)
+            sys.stdout.flush()
     except BrokenPipeError as error:
         if not _stdout_is_closed():
-            return _tell(error, _bug(error), 1)
+            return _tell(error, *told(error))
         # The interpreter flushes stdout once more when it exits; give it something that takes the flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     return code
 
 
-def _told(arguments: Sequence[str]) -> int:
+def _attempt(arguments: Sequence[str]) -> int:
     try:
         return _run(arguments)
     except click.exceptions.Exit as leaving:
@@ -44,16 +48,28 @@ def _told(arguments: Sequence[str]) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else error.message)
         return error.exit_code
-    except click.ClickException as error:
-        return _tell(error, explain(error), error.exit_code)
-    except HfxError as error:
-        return _tell(error, str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort) as error:
-        return _tell(error, "interrupted", INTERRUPTED)
     except BrokenPipeError:
         raise
-    except Exception as error:  # noqa: BLE001 - the outermost boundary: whatever arrives here is a bug, and says so
-        return _tell(error, _bug(error), 1)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost boundary: nothing may pass untold
+        return _tell(error, *told(error))
+
+
+def told(error: BaseException) -> tuple[str, int]:
+    """Return what a user is told of an error, and the exit code; whatever hfx does not name is a bug, and says so."""
+    if isinstance(error, click.ClickException):
+        return _short(redacted(explain(error))), error.exit_code
+    if isinstance(error, HfxError):
+        return _short(redacted(str(error))), error.exit_code
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, OSError) and error.filename is not None and not isinstance(error, BrokenPipeError):
+        return _short(redacted(f"'{error.filename}': {error.strerror}; look at that path and its rights")), 1
+    return _short(redacted(_bug(error))), 1
+
+
+def _short(text: str) -> str:
+    # What to do stands at the end; what is too long is somebody's data in between.
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -75,12 +91,12 @@ def _stdout_is_closed() -> bool:
 
 def _tell(error: BaseException, text: str, code: int) -> int:
     if tracebacks.wanted():
-        traceback.print_exception(error)
+        click.echo(trace(error), err=True, nl=False)
     click.echo(f"hfx: {text}", err=True)
     return code
 
 
-def _bug(error: Exception) -> str:
+def _bug(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
     message = " ".join(str(error).split())

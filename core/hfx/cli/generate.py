@@ -48,7 +48,10 @@ def located(run_or_model: str) -> str:
         if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
             return str(folder)
     if (path / "run.yaml").is_file():
-        raise ConfigError(f"the run '{path}' did not end and has no model yet; go on with 'hfx train --resume {path}'")
+        raise ConfigError(
+            f"the run '{path}' did not end and has no model yet; go on with 'hfx train --resume {path}', "
+            f"or take its newest checkpoint: 'hfx export {path}'"
+        )
     if path.exists():
         raise ConfigError(f"'{path}' holds neither a run nor a model; name one that has 'model/' or 'config.json'")
     if run_or_model.count("/") > 1 or run_or_model.startswith((".", "/", "~", "runs/")):

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from hfx.errors import ModelError
+from hfx.errors import HfxError, ModelError
+from hfx.remote_code import RemoteCode, safetensors_only
 
 
 def continued(source: str, prompt: str, max_new_tokens: int, temperature: float, seed: int) -> str:
@@ -37,15 +38,21 @@ def continued(source: str, prompt: str, max_new_tokens: int, temperature: float,
 
 
 def _loaded(source: str) -> tuple[Any, Any]:
+    code = RemoteCode("generate", source)
+    closed = code.arguments()
     try:
         adapters = (Path(source) / "adapter_config.json").is_file()  # transformers loads their base, too
-        architectures = [] if adapters else AutoConfig.from_pretrained(source).architectures or []
+        given = {} if adapters else {"config": code.checked(AutoConfig.from_pretrained(source, **closed))}
+        architectures = [] if adapters else given["config"].architectures or []
         if architectures and not set(architectures) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
             raise ModelError(f"'{source}' is a {architectures[0]}, which writes no text; name a causal language model")
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        cause = str(error).strip().splitlines()[0]
+        tokenizer = AutoTokenizer.from_pretrained(source, **closed)
+        with safetensors_only(source):
+            model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **given, **closed)
+    except (HfxError, MemoryError):
+        raise
+    except Exception as error:  # transformers raises whatever its parsers raise
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(
             f"cannot load a causal language model and its tokenizer from '{source}': {cause}; "
             "name a run, a folder that holds a model, or a hub id"

@@ -110,6 +110,7 @@ def _check_slices(batch: GlobalBatch, size: int) -> None:
 def as_rank(run: Run, world: World) -> Iterator[None]:
     """Make everything a plugin can ask say that this process is that rank."""
     own, before = run.world, {name: os.environ.get(name) for name in _RANK}
+    _ = run.backend  # there is nobody to form a group with, so it stays that of one process
     run.world = world
     os.environ.update(zip(_RANK, map(str, (world.rank, world.size, world.local_rank)), strict=True))
     try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
 from hfx.loop import to_device
 from hfx.run import Run
@@ -88,7 +89,11 @@ def shortest_and_longest(run: Run) -> tuple[int, int]:
 
 def weights(module: Any) -> dict[str, torch.Tensor]:
     """Return a copy of a module's parameters by name."""
-    return {name: parameter.detach().cpu().clone() for name, parameter in module.named_parameters()}
+    found: dict[str, torch.Tensor] = {}
+    for name, parameter in module.named_parameters():
+        whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        found[name] = whole.detach().cpu().clone()
+    return found
 
 
 def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:

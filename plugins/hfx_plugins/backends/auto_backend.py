@@ -1,25 +1,34 @@
-"""The backend for one process."""
+"""The default backend: one process, or DDP where several were started."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+
+from pydantic import Field
 
 from hfx import Backend, Plugin, Problem, Run, hookimpl
 
 
 class AutoBackend(Plugin):
-    """One process on the fastest device it finds."""
+    """One process on the fastest device it finds; of several each holds the whole model, as under `ddp`."""
+
+    timeout_minutes: float = Field(default=10.0, gt=0)
+    """How long a process waits for the others before the run fails."""
 
     @hookimpl
-    def hfx_check(self, run: Run) -> Iterable[Problem]:
-        if run.world.size > 1:
-            yield Problem(
-                f"'auto_backend' trains in one process and {run.world.size} were started; "
-                "start one, or name a backend plugin for several with '--plugin'"
-            )
+    def hfx_check(self, run: Run) -> Iterator[Problem]:
+        """Report what accelerate was asked for, and would not be."""
+        from hfx_plugins.backends.sharing import asked_of_accelerate
+
+        yield from asked_of_accelerate()
 
     @hookimpl
     def hfx_backend(self, run: Run) -> Backend:
-        from hfx import TorchBackend
+        """Return the backend that suits the number of processes."""
+        if run.world.size == 1:
+            from hfx import TorchBackend
 
-        return TorchBackend(run)
+            return TorchBackend(run)
+        from hfx_plugins.backends.ddp_impl import DdpBackend
+
+        return DdpBackend(run, self.timeout_minutes)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hfx import Plugin, Run, hookimpl
+from hfx.errors import StorageError
 
 
 class Safetensors(Plugin):
@@ -17,9 +18,14 @@ class Safetensors(Plugin):
 
     @hookimpl
     def hfx_export(self, run: Run, path: Path) -> Path:
+        """Write them.
+
+        Raises:
+            StorageError: the disk is full or refuses.
+        """
         with run.backend.exporting() as state:
             if run.world.is_main:
-                with _without_bars():
+                with _without_bars(), _explained(path):
                     run.model.save_pretrained(path, state_dict=state, max_shard_size=self.max_shard_size)
                 run.tokenizer.save_pretrained(path)
         return path
@@ -37,3 +43,18 @@ def _without_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Name the disk where it fails: safetensors has one exception for that and for everything else."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        cause = str(error).rpartition("I/O error: ")[2]
+        if "(os error" not in cause:
+            raise
+        what = f"cannot write the model to '{path}': {cause.partition(' (os')[0]}"
+        raise StorageError(f"{what}; free space, or choose another place") from error

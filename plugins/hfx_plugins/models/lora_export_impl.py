@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import ModulesToSaveWrapper
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from hfx_plugins.models.lora_impl import ADAPTER
 
@@ -40,8 +41,20 @@ def _merge(model: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> N
         if not quantized and not isinstance(module, LoraLayer | ModulesToSaveWrapper):
             continue
         own = {key.removeprefix(at): state.pop(key) for key in list(state) if key.startswith(at)}
-        plain = _trained_copy(own) if isinstance(module, ModulesToSaveWrapper) else _merged_layer(module, own)
+        plain = _trained_copy(own) if isinstance(module, ModulesToSaveWrapper) else _in_parts(module, own)
         state.update({f"{at}{key}": tensor for key, tensor in plain.items()})
+
+
+def _in_parts(layer: Any, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a layer's merged weights; where an engine holds them in parts, they are whole for one layer at a time."""
+    parts = [tensor for tensor in own.values() if isinstance(tensor, DTensor)]
+    whole = {key: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for key, tensor in own.items()}
+    plain = _merged_layer(layer, whole)
+    if not parts:
+        return plain
+    mesh, rows = parts[0].device_mesh, parts[0].placements
+    # All ranks merged the same, so none has to send its part.
+    return {key: distribute_tensor(tensor, mesh, rows, src_data_rank=None) for key, tensor in plain.items()}
 
 
 def _merged_layer(layer: Any, own: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from hfx import Plugin, Problem, hookimpl
+from hfx import Plugin, Problem, RemoteCode, hookimpl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,16 +46,20 @@ class Pretrained(Plugin):
         # A hub id is one or two plain words; anything else can only be a path.
         if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model) and not Path(model).expanduser().exists():
             yield Problem(f"no such path '{model}'; 'model' names a folder, a .gguf file or a hub id")
-        pinned = self.revision is not None and re.fullmatch(r"[0-9a-f]{40}", self.revision)
-        if self.trust_remote_code and not pinned and not Path(model).exists():
+        yield from self.code(model).problems()
+        if "/" in (self.attn_implementation or ""):
             yield Problem(
-                "'pretrained.trust_remote_code' runs whatever the model's publisher uploads next; "
-                "set 'pretrained.revision' to the full hash of the commit that you have read"
+                f"'pretrained.attn_implementation' '{self.attn_implementation}' is code on the hub that nobody pinned; "
+                "name one that is installed: eager, sdpa, flash_attention_2"
             )
         if self.max_memory and self.device_map is None:
             yield Problem("'pretrained.max_memory' needs a 'pretrained.device_map'; set it to 'auto'")
         if self.device_map is not None and self.low_memory:
             yield Problem("'pretrained.device_map' and 'pretrained.low_memory' both place the weights; drop one")
+
+    def code(self, model: str) -> RemoteCode:
+        """Return whether code that comes with the model may run."""
+        return RemoteCode("pretrained", model, self.revision, self.trust_remote_code)
 
     @hookimpl
     def hfx_model(self, run: Run) -> PreTrainedModel:

@@ -16,6 +16,7 @@ import transformers
 from huggingface_hub import errors as hub
 from safetensors import SafetensorError
 
+from hfx import safetensors_only
 from hfx.errors import HfxError, ModelError, RemoteError
 from hfx_plugins.models.capacity_impl import (
     causal_options,
@@ -29,7 +30,7 @@ from hfx_plugins.models.capacity_impl import (
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from hfx import Run
+    from hfx import RemoteCode, Run
     from hfx_plugins.models.pretrained import Pretrained
 
 logger = logging.getLogger("hfx")
@@ -38,10 +39,11 @@ logger = logging.getLogger("hfx")
 def load(pretrained: Pretrained, run: Run) -> PreTrainedModel:
     """Return the run's model, checked against the run's tokenizer and sequence length."""
     name = str(run.config.model)
-    where = _where(name, pretrained.revision, pretrained.trust_remote_code)
     factory = getattr(transformers, run.task.model_class)
-    with _explained(name), quiet(), seeded(run):
-        config = transformers.AutoConfig.from_pretrained(**where)
+    with _explained(name), quiet(), seeded(run), safetensors_only(name):
+        code = pretrained.code(name)
+        where = _where(name, code)
+        config = code.checked(transformers.AutoConfig.from_pretrained(**where))
         trained_labels = _labels(config)
         for key, value in (causal_options(config, run.task.model_class) | dict(run.task.model_options)).items():
             setattr(config, key, value)
@@ -71,9 +73,8 @@ def _without_weights(factory: Any, config: PreTrainedConfig, pretrained: Pretrai
     return model
 
 
-def _where(name: str, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
+def _where(name: str, code: RemoteCode) -> dict[str, Any]:
     path = Path(name).expanduser()
-    options = {"trust_remote_code": trust_remote_code} | ({"revision": revision} if revision is not None else {})
     # A hub id is one or two plain words; anything else can only be a path.
     hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith((".", "~"))
     if name.endswith(".gguf"):
@@ -81,12 +82,12 @@ def _where(name: str, revision: str | None, trust_remote_code: bool) -> dict[str
             raise ModelError(f"no such file '{name}'; 'model' names a .gguf file, a folder or a hub id")
         if importlib.util.find_spec("gguf") is None:
             raise ModelError(f"reading '{name}' needs the package 'gguf'; run: pip install 'hfx[gguf]'")
-        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, **options}
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, **code.arguments()}
     if path.is_file():
         raise ModelError(f"'{name}' is a file; 'model' names the folder with its config.json, or a .gguf file")
     if not path.is_dir() and not hub_id:
         raise ModelError(f"no such folder '{name}'; 'model' names a folder, a .gguf file or a hub id")
-    return {"pretrained_model_name_or_path": str(path) if path.is_dir() else name, **options}
+    return {"pretrained_model_name_or_path": str(path) if path.is_dir() else name, **code.arguments()}
 
 
 def _placement(pretrained: Pretrained, run: Run) -> dict[str, Any]:
@@ -111,7 +112,18 @@ def _offloading(pretrained: Pretrained, run: Run) -> dict[str, Any]:
 def _explained(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except HfxError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+        RecursionError,
+    ) as error:
         raise _explanation(name, error) from error
 
 

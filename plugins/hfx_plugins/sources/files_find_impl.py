@@ -84,7 +84,7 @@ def _refuse_splits(root: Path) -> None:
         splits = json.loads((root / "dataset_dict.json").read_text())["splits"]
     except FileNotFoundError:
         return
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"'{root / 'dataset_dict.json'}' names no splits ({error!r}); save the data set anew"
         ) from error

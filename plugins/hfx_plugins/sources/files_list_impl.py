@@ -113,11 +113,17 @@ def dataset_parts(folder: Path) -> list[str]:
     """
     try:
         state = json.loads((folder / "state.json").read_text())
-        return [str(folder / entry["filename"]) for entry in state["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [str(folder / _inside(entry["filename"])) for entry in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"'{folder / 'state.json'}' does not name the data's files ({error!r}); save the data set anew"
         ) from error
+
+
+def _inside(name: str) -> str:
+    if os.path.isabs(name) or ".." in name.split("/"):
+        raise ValueError(f"'{name}' lies outside of the folder")
+    return name
 
 
 def content_hash(lists: Iterable[FileList], how: object) -> str:

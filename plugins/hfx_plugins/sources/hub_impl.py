@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hfx import BadRow, Place, Row, reveal
 from hfx.errors import ConfigError, DataError, HfxError, RemoteError, nearest
 from hfx_plugins.sources.hub_reach_impl import Commits, http_error, one_line, patience, trouble_of, watched
@@ -90,6 +92,11 @@ class Asked:
             if online and (trouble := trouble_of(error)):
                 raise trouble from error
             raise self._told(error) from error
+        except (RuntimeError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
+            # `datasets` refuses scripts, and says of a card that is no YAML what its parser says.
+            raise DataError(
+                f"'{self.dataset}' cannot be read: {one_line(error)}; look at its files on the hub"
+            ) from error
         return table.select_columns(self._chosen(table))
 
     def _told(self, error: Exception) -> HfxError:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hfx import Run
 
 Argument = str | int | float | bool
-_SECRET = re.compile(r"pass|secret|token|key|authorization|cookie", re.IGNORECASE)
+_SECRET = re.compile(r"pass|secret|token|key|auth|credential|signature|cookie", re.IGNORECASE)
 
 
 class Stream(Plugin):

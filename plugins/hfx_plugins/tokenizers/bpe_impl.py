@@ -42,7 +42,10 @@ def cached(
     home = folder / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not home.is_dir():
         _store(_train(_texts(rows, text), vocab_size, min_frequency), home)
-    return cast("PreTrainedTokenizerBase", PreTrainedTokenizerFast.from_pretrained(home))
+    try:
+        return cast("PreTrainedTokenizerBase", PreTrainedTokenizerFast.from_pretrained(home))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise StorageError(f"the tokenizer kept in '{home}' is damaged; remove that folder, it is made anew") from error
 
 
 def _train(texts: Iterator[str], vocab_size: int, min_frequency: int) -> PreTrainedTokenizerFast:

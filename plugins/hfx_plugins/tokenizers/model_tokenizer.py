@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfx import Plugin, Problem, hookimpl
+from hfx import Plugin, Problem, RemoteCode, hookimpl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,12 +32,11 @@ class ModelTokenizer(Plugin):
         if path is None:
             yield Problem("'model_tokenizer' has no model; add '--model', or '--plugin bpe' to train a tokenizer")
             return
-        pinned = self.revision is not None and re.fullmatch(r"[0-9a-f]{40}", self.revision)
-        if self.trust_remote_code and not pinned and not Path(path).exists():
-            yield Problem(
-                "'model_tokenizer.trust_remote_code' runs whatever the model's publisher uploads next; "
-                "set 'model_tokenizer.revision' to the full hash of the commit that you have read"
-            )
+        yield from self.code(path).problems()
+
+    def code(self, path: str) -> RemoteCode:
+        """Return whether code that comes with the tokenizer may run."""
+        return RemoteCode("model_tokenizer", path, self.revision, self.trust_remote_code)
 
     @hookimpl
     def hfx_tokenizer(self, run: Run) -> PreTrainedTokenizerBase:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from huggingface_hub import errors as hub
 
-from hfx.errors import ConfigError, ModelError, RemoteError, nearest
+from hfx.errors import ConfigError, HfxError, ModelError, RemoteError, nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,10 +34,12 @@ def load(options: ModelTokenizer, run: Run) -> PreTrainedTokenizerBase:
         raise ConfigError("'model_tokenizer' has no model; add '--model', or '--plugin bpe' to train a tokenizer")
     try:
         loaded: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
-            revision=options.revision, trust_remote_code=options.trust_remote_code, **_place(path)
+            **_place(path), **options.code(path).arguments()
         )
     except (hub.HfHubHTTPError, hub.OfflineModeIsEnabled, ConnectionError) as error:
         raise RemoteError(f"the tokenizer '{path}' cannot be fetched: {_line(error)}; check its name") from error
+    except HfxError:
+        raise
     except Exception as error:  # transformers raises whatever its parsers raise
         raise ModelError(
             f"the tokenizer of '{path}' cannot be loaded: {_line(error)}; check that name, or name another tokenizer "

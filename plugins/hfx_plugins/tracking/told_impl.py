@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hfx import redacted
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -52,7 +54,7 @@ def config_of(run: Run) -> dict[str, Any]:
         for active in run.active
     }
     shown: dict[str, Any] = _without_secrets({"run": run.config.model_dump(mode="json"), "plugins": plugins})
-    return shown
+    return redacted(shown)
 
 
 def _without_secrets(value: Any) -> Any:

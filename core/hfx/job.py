@@ -1,0 +1,193 @@
+"""A job: what a launcher hands to the processes it starts, and how one of them ended.
+
+launcher                                     each process, with RANK, WORLD_SIZE, MASTER_ADDR ... set
+job = Job.of(run)          -> job.json  ->   python -m hfx.job FOLDER, or `Job.read(folder).run()`
+job.ended(folder)          <-  result.json, or failure-RANK.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import yaml
+
+from hfx import errors
+from hfx.claim import LOGS
+from hfx.errors import CollectiveError, HfxError, IncompatibleError, PluginError, RemoteError, UsageError
+from hfx.launch import LAUNCHED
+from hfx.protocols import RunResult
+from hfx.redact import redacting
+
+if TYPE_CHECKING:
+    from hfx.resolve import Resolved
+    from hfx.run import Run
+
+JOB_FILE = "job.json"
+RESULT_FILE = "result.json"
+_NO_PART = ("nproc", "nnodes", "rdzv")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, described so that other processes make the same of it."""
+
+    config: dict[str, Any]
+    """The resolved config, plugins included: what `run.yaml` holds."""
+    plugins: list[list[str]]
+    """Name, package and version of every active plugin."""
+
+    @classmethod
+    def of(cls, run: Run) -> Job:
+        """Return the job of a run.
+
+        Raises:
+            IncompatibleError: a plugin was given as an object, which cannot be handed to other processes.
+        """
+        from hfx.written import to_yaml
+
+        if objects := [active.name for active in run.active if not active.registered]:
+            raise IncompatibleError(
+                f"'{objects[0]}' was given as an object, which other processes do not have; offer its class as an "
+                "entry point, or start the script itself with torchrun"
+            )
+        config = {key: value for key, value in yaml.safe_load(to_yaml(run.resolved)).items() if key not in _NO_PART}
+        # The launcher chose the folder; each process would make up a name of its own.
+        config["output"] = str(run.output)
+        if config.get("resume") not in ("never", "auto"):
+            config["resume"] = "auto"
+        return cls(config, [[a.name, a.distribution, a.version] for a in run.active])
+
+    def write(self, folder: Path) -> None:
+        """Write the job where its processes read it."""
+        (folder / JOB_FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Job:
+        """Read a job."""
+        return cls(**json.loads((folder / JOB_FILE).read_text(encoding="utf-8")))
+
+    def resolve(self) -> Resolved:
+        """Resolve the job in this process.
+
+        Raises:
+            PluginError: this machine has other versions of its plugins.
+        """
+        from hfx.resolve import resolve
+
+        resolved = resolve(mapping=self.config)
+        here = [[a.name, a.distribution, a.version] for a in resolved.plugins]
+        for wanted, found in zip(self.plugins, here, strict=False):
+            if wanted != found:
+                raise PluginError(
+                    f"the launcher has '{wanted[0]}' of {wanted[1]} {wanted[2]} and this process '{found[0]}' of "
+                    f"{found[1]} {found[2]}; install the same packages, and the same policy, everywhere"
+                )
+        return resolved
+
+    def run(self) -> RunResult:
+        """Run the job as one of its processes; RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say which."""
+        from hfx.api import execute
+
+        os.environ.setdefault(LAUNCHED, "0")
+        return execute(self.resolve())
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a process of a job failed."""
+
+    rank: int
+    kind: str
+    """The class of the error."""
+    message: str
+    time: float
+    passes: bool
+    """Whether trying again may help: not after a mistake, which stays one."""
+
+    @classmethod
+    def of(cls, error: BaseException, rank: int) -> Failure:
+        """Return what is to be told of an error."""
+        from hfx.cli.boundary import told
+
+        named = isinstance(error, HfxError) and not isinstance(error, CollectiveError | RemoteError)
+        return cls(rank, type(error).__name__, told(error)[0], time.time(), not named)
+
+    def error(self) -> BaseException:
+        """Return the failure as an exception for the process that launched."""
+        if self.kind == KeyboardInterrupt.__name__:
+            return KeyboardInterrupt()
+        kind = getattr(errors, self.kind, HfxError)
+        message = self.message if f"rank {self.rank} " in self.message else f"rank {self.rank}: {self.message}"
+        return cast("BaseException", kind(message))
+
+    def write(self, folder: Path) -> None:
+        """Leave it to the launcher."""
+        (folder / f"failure-{self.rank}.json").write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+
+def failures(folder: Path) -> list[Failure]:
+    """Return how the processes of a job failed, the cause before what followed from it."""
+    found = [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("failure-*.json")]
+    return sorted(found, key=lambda failure: (failure.kind == CollectiveError.__name__, failure.time))
+
+
+def forget_failures(folder: Path) -> None:
+    """Forget the failures of an earlier attempt."""
+    for path in folder.glob("failure-*.json"):
+        path.unlink()
+
+
+def result(folder: Path, output: Path) -> RunResult:
+    """Return how the run stands, as its main process wrote it; no more than its folder where that is elsewhere."""
+    path = folder / RESULT_FILE
+    if not path.is_file():
+        return RunResult(output, {}, 0)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return RunResult(output, values["metrics"], values["step"], values["stopped"])
+
+
+@redacting()
+def main(folder: Path) -> int:
+    """Run a job in this process, and leave its result or failure in the folder."""
+    from hfx.cli import tracebacks
+    from hfx.launch import world_from
+
+    rank = world_from().rank
+    job = Job.read(folder)
+    try:
+        if rank:
+            _write_to(Path(job.config["output"]) / LOGS / f"rank-{rank}.log")
+        ended = job.run()
+        if rank == 0:
+            values = {"metrics": ended.metrics, "step": ended.step, "stopped": ended.stopped}
+            (folder / RESULT_FILE).write_text(json.dumps(values), encoding="utf-8")
+    except BaseException as error:  # noqa: BLE001 - the outermost boundary of this process; the launcher tells it
+        Failure.of(error, rank).write(folder)
+        if rank or tracebacks.wanted():
+            traceback.print_exception(error)
+        return 1
+    return 0
+
+
+def _write_to(log: Path) -> None:
+    """Let this process write to a file, after what an earlier attempt wrote, and not to the terminal."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise UsageError("'python -m hfx.job' takes the folder of a job, and is called by launchers")
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,250 @@
+"""The processes of one machine under torch's elastic agent, which also meets the agents of other machines."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.agent.server.api import WorkerSpec
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
+from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters, RendezvousTimeoutError
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+from hfx.claim import LOGS, NO_RUN
+from hfx.collective import expire, first_line
+from hfx.distributed import SILENCE
+from hfx.errors import CollectiveError, HfxError
+from hfx.job import Job, failures, forget_failures, result
+from hfx.launch import LAUNCHED
+from hfx_plugins.launchers.address_impl import LOOPBACK, Address, own_address
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.agent.server.api import RunResult as AgentResult
+    from torch.distributed.elastic.agent.server.api import WorkerGroup
+
+    from hfx import Run, RunResult
+    from hfx_plugins.launchers.local import Local
+
+PORT = 29400
+_FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+def processes(nproc: int | str) -> int:
+    """Return how many processes there are to be on this machine."""
+    return max(1, torch.accelerator.device_count()) if nproc == "auto" else int(nproc)
+
+
+def launch(run: Run, count: int, options: Local) -> RunResult:
+    """Start the processes, begin again while that may help, and return how the run ended.
+
+    Raises:
+        HfxError: the first failure of a process, as it was there.
+        CollectiveError: the machines did not find each other.
+        ConfigError: where they are to meet is not known.
+    """
+    job = Job.of(run)
+    own = own_address((run.config.rdzv or LOOPBACK).partition(":")[0])
+    logs = run.output / LOGS
+    with _folder() as folder, _kept_if_begun(run.output, logs), _environment(_for_processes(options, count, own)):
+        job.write(folder)
+        try:
+            agent = _agent(run, count, options, folder, own)
+            with agent.forwarding():
+                ended = agent.run()
+        except (RendezvousError, dist.DistError) as error:
+            raise _lost(run.config.rdzv, options.wait_minutes, error) from error
+        if ended.is_failed():
+            raise agent.cause(ended)[0]
+        return result(folder, run.output)
+
+
+def _lost(place: str | None, minutes: float, error: Exception) -> CollectiveError:
+    if isinstance(error, RendezvousTimeoutError):
+        return CollectiveError(
+            f"the machines did not meet at '{place}' within {minutes:g} minutes; start the same command on each, "
+            f"and see that the port is open ({first_line(error)})"
+        )
+    return CollectiveError(
+        f"this machine lost the way to '{place}', where the machines meet; look at the network, then resume "
+        f"({first_line(error)})"
+    )
+
+
+def _agent(run: Run, count: int, options: Local, folder: Path, own: Address) -> Agent:
+    low, _, high = run.config.nnodes.partition(":")
+    host, _, port = (run.config.rdzv or f"{LOOPBACK}:0").partition(":")
+    parameters = RendezvousParameters(
+        backend="c10d",
+        endpoint=f"{host}:{port or PORT}",
+        # All machines name one run alike.
+        run_id=str(run.output) if run.config.rdzv else folder.name,
+        min_nodes=int(low),
+        max_nodes=int(high or low),
+        local_addr=own.address,
+        timeout=options.wait_minutes * 60,
+        join_timeout=int(options.wait_minutes * 60),
+        is_host=own.is_meeting,
+    )
+    handler = get_rendezvous_handler(parameters)
+    expire(int(port or PORT), SILENCE)
+    spec = WorkerSpec(
+        role="rank",
+        local_world_size=count,
+        entrypoint=sys.executable,
+        args=("-m", "hfx.job", str(folder)),
+        rdzv_handler=handler,
+        max_restarts=options.restarts,
+        monitor_interval=0.1,
+        local_addr=own.address,
+    )
+    return Agent(spec, folder)
+
+
+class Agent(LocalElasticAgent):
+    """Torch's agent, which begins again only where that may help, and tells why."""
+
+    def __init__(self, spec: WorkerSpec, folder: Path) -> None:
+        super().__init__(spec, _NoLogs())
+        self._folder = folder
+        self._told_to_end = False
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> AgentResult:
+        seen: AgentResult = super()._monitor_workers(worker_group)
+        if seen.is_failed():
+            cause, may_pass = self.cause(seen)
+            if self._told_to_end or not may_pass:
+                self._remaining_restarts = 0
+            elif self._remaining_restarts:
+                left = self._remaining_restarts - 1
+                again = f"all begin again at the newest checkpoint, {left} more times"
+                print(f"hfx: {cause}; {again}", file=sys.stderr, flush=True)
+        return seen
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        forget_failures(self._folder)
+        # One name for this start on all machines: not every one is counted as a restart.
+        store: Any = worker_group.store
+        if worker_group.group_rank == 0:
+            store.set("hfx/start", uuid.uuid4().hex)
+        os.environ[LAUNCHED] = store.get("hfx/start").decode()
+        started: dict[int, Any] = super()._start_workers(worker_group)
+        return started
+
+    def cause(self, seen: AgentResult) -> tuple[BaseException, bool]:
+        """Return the failure that the others followed from, and whether beginning again may help."""
+        told = failures(self._folder)
+        if told and told[0].kind != CollectiveError.__name__:
+            return told[0].error(), told[0].passes
+        # The agent ends the others by SIGTERM, so that is nobody's cause where there is another.
+        signals = {
+            rank: signal.Signals(-failed.exitcode) for rank, failed in seen.failures.items() if failed.exitcode < 0
+        }
+        for rank, number in sorted(signals.items(), key=lambda pair: (pair[1] is signal.SIGTERM, pair[0])):
+            if number is signal.SIGTERM and told:
+                break
+            why = "; the system does that where memory is short" if number is signal.SIGKILL else ""
+            return HfxError(f"rank {rank} was ended by {number.name}{why}"), True
+        if told:
+            return told[0].error(), told[0].passes
+        codes = ", ".join(f"rank {rank} with {failed.exitcode}" for rank, failed in sorted(seen.failures.items()))
+        return HfxError(
+            f"processes ended without a word: {codes or 'all of them'}; see '{LOGS}' in the run's folder"
+        ), True
+
+    @contextmanager
+    def forwarding(self) -> Iterator[None]:
+        """Pass signals on to the processes, which save and end by themselves; a later SIGINT ends them at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def forward(number: int, _: FrameType | None) -> None:
+            self._told_to_end = True
+            for pid in self._pcontext.pids().values() if self._pcontext else ():
+                if psutil.pid_exists(pid):
+                    os.kill(pid, number)
+
+        # The agent, which is told to leave these, would turn them into an exception, and kill what does not end soon.
+        before = {name: signal.signal(getattr(signal, name), forward) for name in _FORWARDED}
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(getattr(signal, name), handler)
+
+    def run(self, role: str = "rank") -> AgentResult:
+        """Run until all processes ended; then leave the place where the machines meet."""
+        try:
+            ended: AgentResult = super().run(role)
+            return ended
+        finally:
+            self._rdzv_handler.shutdown()
+
+
+class _NoLogs(LogsSpecs):
+    """Processes write where this one does, or where they choose to."""
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        nowhere = dict.fromkeys(envs, "")
+        return LogsDest(nowhere, dict(nowhere), {}, {}, dict.fromkeys(envs, os.devnull))
+
+    @property
+    def root_log_dir(self) -> str:
+        return os.devnull
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="hfx-job-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _kept_if_begun(output: Path, logs: Path) -> Iterator[None]:
+    """Keep the processes' output where a run began; one that was refused leaves nothing."""
+    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if {file.name for file in output.iterdir()} <= NO_RUN:
+            shutil.rmtree(output)
+
+
+def _for_processes(options: Local, count: int, own: Address) -> dict[str, str]:
+    """Return what the processes are to find in their environment, where the user did not say otherwise."""
+    cores = len(psutil.Process().cpu_affinity() or ()) or os.cpu_count() or 1
+    wanted = {"OMP_NUM_THREADS": str(max(1, cores // count)), "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGHUP,SIGQUIT"}
+    if own.interface:
+        wanted["GLOO_SOCKET_IFNAME"] = own.interface
+    mine = {} if options.threads is None else {"OMP_NUM_THREADS": str(options.threads)}
+    return {name: value for name, value in wanted.items() if name not in os.environ} | mine
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

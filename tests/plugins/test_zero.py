@@ -1,0 +1,40 @@
+"""DeepSpeed's ZeRO: what it refuses by name, and that a killed run ends with the same bits."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from hfx.api import problems
+from ranks import assert_same_run, folder_of_rows, trained
+from resolving import go
+
+NEEDS_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+
+
+@pytest.mark.parametrize("name", ["adafactor", "muon", "galore", "adamw_8bit", "ema", "optimizer_in_backward"])
+def test_what_needs_whole_parameters_is_refused_by_name(name: str) -> None:
+    told = [problem.message for problem in problems(go("zero", name, "fp32")) if problem.fatal]
+    assert any(message.startswith(f"'{name}' ") and "use '--plugin fsdp'" in message for message in told), told
+
+
+def test_pure_bf16_is_refused() -> None:
+    options = [("bf16.pure", "true")]
+    assert any("leave 'bf16.pure' out" in problem.message for problem in problems(go("zero", "bf16", options=options)))
+
+
+def test_parameters_are_offloaded_at_stage_3_alone() -> None:
+    options = [("zero.offload_parameters", "true")]
+    assert any("needs stage 3, and this is 2" in p.message for p in problems(go("zero", options=options)))
+
+
+@NEEDS_DEEPSPEED
+@pytest.mark.parametrize("stage", ["1", "2", "3"])
+def test_a_killed_run_ends_with_the_same_bits(stage: str, tmp_path: Path) -> None:
+    folder = folder_of_rows(tmp_path)
+    words = ("--plugin", "zero", "--zero.stage", stage)
+    trained(folder, "whole", *words)
+    trained(folder, "killed", *words, "--plugin", "harm")
+    assert_same_run(folder / "whole", folder / "killed")
