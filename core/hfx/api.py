@@ -102,10 +102,11 @@ def main(run: Run) -> RunResult:
         _check(run)
         if run.world.size > 1:
             agree(run)
+            run.watch()
         return _train(run)
     except (RuntimeError, MemoryError) as error:
         if of_ranks(error):
-            raise explained(error, run.world.rank) from error
+            raise explained(error, run.world.rank, run.hanging) from error
         if not ran_out(error):
             raise
         raise DeviceMemoryError(advice(run)) from error
@@ -150,6 +151,7 @@ def _train(run: Run) -> RunResult:
         if told and run.world.is_main and not found and run.step == 0:
             _take_back(run)
         raise
+    run.at("the export")
     if result.stopped not in STOP_SIGNALS:
         run.hooks.export(run=run, path=_place_of_model(run))
     run.backend.barrier()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 
 import psutil
 
@@ -27,12 +28,19 @@ def of_ranks(error: BaseException) -> bool:
     return bool(_KINDS & {kind.__name__ for kind in type(error).__mro__}) or "gloo" in text or "nccl" in text
 
 
-def explained(error: BaseException, rank: int) -> CollectiveError:
-    """Return what an exception of torch's communication means."""
+def explained(error: BaseException, rank: int, hanging: Callable[[], str | None] = lambda: None) -> CollectiveError:
+    """Return what an exception of torch's communication means.
+
+    Args:
+        error: The exception.
+        rank: The rank that raised it.
+        hanging: Returns who it waited for; called where it waited in vain.
+    """
     text, said = str(error).lower(), first_line(error)
     if any(phrase in text for phrase in _LATE):
+        who = hanging() or "it hangs, or is much slower"
         return CollectiveError(
-            f"rank {rank} waited for another one in vain: it hangs, or is much slower; "
+            f"rank {rank} waited for another one in vain: {who}; "
             f"a greater 'timeout_minutes' of the backend waits longer ({said})"
         )
     if any(phrase in text for phrase in _LOST):

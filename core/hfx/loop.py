@@ -89,19 +89,24 @@ def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, A
     for micro in range(rounds):
         part = own[micro * config.micro_batch_size : (micro + 1) * config.micro_batch_size]
         weight = 1.0 if part else 0.0
+        run.at("reading the batch")
         tensors = to_device(collate(run, part or batch.sequences[:1]), run.device)
         laps.end("data")
         seed_everything(config.seed, 2, run.step, micro, world.rank)
         with backend.micro_step(last=micro == rounds - 1):
+            run.at("the forward pass")
             with run.precision.autocast():
                 loss = run.module(tensors)
+            run.at("the backward pass")
             backend.backward(loss * (weight / units))
         if part:
             total += loss.detach().double().cpu()  # waits for the device, so what it did is in this lap
         laps.end("forward_backward")
+    run.at("the sum over the ranks")
     total, stop = backend.all_reduce(torch.stack([total, torch.tensor(run.stop_code, dtype=torch.float64)]))
     laps.end("sync")
     lr = max(group["lr"] for group in run.optimizer.param_groups)
+    run.at("the update")
     result = backend.step(config.max_grad_norm)
     run.schedule.step()
     laps.end("optimizer")

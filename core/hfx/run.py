@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hfx.order import GlobalBatch
     from hfx.protocols import World
     from hfx.resolve import Resolved
+    from hfx.watch import Watch
 
 T = TypeVar("T")
 _STATE = 1
@@ -49,6 +50,7 @@ class Run(Parts):
         self._evaluated_at = -1
         self._saved_at = -1
         self._data_seconds = 0.0
+        self._watch: Watch | None = None
         self._figures: dict[str, Callable[[dict[str, Any]], float | None]] = {}
 
     def batches(self) -> Iterator[GlobalBatch]:
@@ -84,6 +86,7 @@ class Run(Parts):
         self.last_metrics |= metrics
         if self.due(self.config.log_every) or self.step == self.total_steps:
             self.log(metrics)
+        self.at("what follows a step")
         self.hooks.step_end(run=self, metrics=metrics)
         return metrics
 
@@ -116,6 +119,7 @@ class Run(Parts):
         before, self._evaluated_at = self._evaluated_at, self.step
         if not self.has_eval:
             return {}
+        self.at("an evaluation")
         try:
             figures = evaluate(self)
         except StoppedWaiting:
@@ -155,6 +159,24 @@ class Run(Parts):
 
     def _record(self, name: str) -> Record:
         return Record(self.output / f"{name}.jsonl")
+
+    # ── ranks ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def watch(self) -> None:
+        """Let the other ranks know where this one is, from here to the end of the run."""
+        from hfx.watch import Watch
+
+        self._watch = Watch(self.store, self.world)
+        self.enter(self._watch.telling())
+
+    def at(self, what: str) -> None:
+        """Say what this rank begins now; all ranks say the same, in the same order."""
+        if self._watch:
+            self._watch.at(f"step {self.step + 1}, {what}")
+
+    def hanging(self) -> str | None:
+        """Return who the other ranks wait for, and where it hangs; None where nobody is behind."""
+        return self._watch.hanging() if self._watch else None
 
     # ── stopping ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -238,6 +260,7 @@ class Run(Parts):
         from hfx import checkpoint, saving
         from hfx.order import as_json
 
+        self.at("a checkpoint")
         path = checkpoint.folder_of(self.output, self.step)
         tensors, backend_values = self.backend.state()
         plugin_values: dict[str, dict[str, Any]] = {}

@@ -149,9 +149,13 @@ class Agent(LocalElasticAgent):
         told = failures(self._folder)
         if told and told[0].kind != CollectiveError.__name__:
             return told[0].error(), told[0].passes
-        # The agent ends the others by SIGTERM, so that is nobody's cause where there is another.
+        failed = sorted(seen.failures.items())
+        # What still lived then was ended by the agent: by SIGTERM, or by SIGKILL half a minute later where it hung.
+        first = min(failure.timestamp for _, failure in failed)
         signals = {
-            rank: signal.Signals(-failed.exitcode) for rank, failed in seen.failures.items() if failed.exitcode < 0
+            rank: signal.Signals(-failure.exitcode)
+            for rank, failure in failed
+            if failure.exitcode < 0 and failure.timestamp <= first + 1
         }
         for rank, number in sorted(signals.items(), key=lambda pair: (pair[1] is signal.SIGTERM, pair[0])):
             if number is signal.SIGTERM and told:
@@ -160,10 +164,8 @@ class Agent(LocalElasticAgent):
             return HfxError(f"rank {rank} was ended by {number.name}{why}"), True
         if told:
             return told[0].error(), told[0].passes
-        codes = ", ".join(f"rank {rank} with {failed.exitcode}" for rank, failed in sorted(seen.failures.items()))
-        return HfxError(
-            f"processes ended without a word: {codes or 'all of them'}; see '{LOGS}' in the run's folder"
-        ), True
+        ended = ", ".join(f"rank {rank} with {failure.exitcode}" for rank, failure in failed)
+        return HfxError(f"processes ended without a word ({ended}); look into '{LOGS}' of the run's folder"), True
 
     @contextmanager
     def forwarding(self) -> Iterator[None]:
