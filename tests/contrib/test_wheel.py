@@ -1,4 +1,4 @@
-"""hfx as a wheel in an environment of its own, with both packages of `contrib/` installed beside it."""
+"""hfx as a wheel in an environment of its own, with the packages of `contrib/` installed beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {"hfx": ROOT, "hfx-example": ROOT / "contrib/hfx-example", "hfx-acme": ROOT / "contrib/hfx-acme"}
+CONTRIB = ("hfx-example", "hfx-acme", "hfx-slurm", "hfx-ray")
+PACKAGES = {"hfx": ROOT} | {name: ROOT / "contrib" / name for name in CONTRIB}
 SMALL = [
     "--batch-size", "4", "--seq-length", "32", "--bpe.vocab-size", "300",
     "--scratch.hidden-size", "32", "--scratch.layers", "2", "--plugin", "fp32",
@@ -38,7 +39,7 @@ def done(*command: str | Path, cwd: Path, **environ: str) -> str:
 
 @pytest.fixture(scope="module")
 def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of executables of an environment with the three wheels; nothing is downloaded."""
+    """The folder of executables of an environment with the wheels; nothing is downloaded."""
     folder = tmp_path_factory.mktemp("clean")
     for path in PACKAGES.values():
         done(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist", path, cwd=folder)
@@ -79,11 +80,12 @@ def test_the_wheel_has_everything_that_is_no_python(binaries: Path, folder: Path
     )
 
 
-def test_the_list_has_the_plugins_of_all_three(binaries: Path, folder: Path) -> None:
+def test_the_list_has_the_plugins_of_all(binaries: Path, folder: Path) -> None:
     listed = json.loads(done(binaries / "hfx", "plugins", "--json", cwd=folder))
     found = {line["name"]: line["distribution"] for line in listed}
     assert found["lookahead"] == found["target_loss"] == "hfx-example"
     assert found["audit"] == found["acme_docs"] == "hfx-acme"
+    assert (found["slurm"], found["ray"]) == ("hfx-slurm", "hfx-ray")
     assert found["adamw"] == "hfx"
     assert len(found) == len(listed)
 
@@ -132,7 +134,7 @@ def test_it_trains_with_the_plugins_of_hfx_acme_under_its_policy(binaries: Path,
     assert line["plugins"]["target_loss"].startswith("hfx-example ")
 
 
-@pytest.mark.parametrize("package", ["hfx-example", "hfx-acme"])
+@pytest.mark.parametrize("package", CONTRIB)
 def test_the_tests_of_the_package_pass(binaries: Path, folder: Path, package: str) -> None:
     (folder / "pytest.ini").write_text("[pytest]\n")
     (folder / "tests").symlink_to(PACKAGES[package] / "tests")

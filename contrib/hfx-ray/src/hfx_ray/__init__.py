@@ -1,0 +1,1 @@
+"""A launcher for hfx: the run's processes as workers of Ray Train."""

@@ -1,0 +1,1 @@
+"""A launcher for hfx: the run as a job of Slurm."""
