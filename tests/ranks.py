@@ -8,10 +8,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors.torch import load_file
 
-from command_line import hfx
+from command_line import MODULE, environment, hfx
 from toy_packages import toy_package
 
 EXACT = ("step", "epoch", "loss", "lr", "grad_norm", "tokens", "eval_loss")
@@ -57,6 +58,51 @@ class Toy(Plugin):
         os.kill(os.getpid(), getattr(signal, self.does))
 '''
 
+PHASES = ("start", "prepare", "forward", "evaluate", "save before the manifest", "save after the manifest", "export")
+"""Where a run may be when something happens to it."""
+PHASE = '''"""Where a run is."""
+
+import os
+from pathlib import Path
+
+from hfx import Plugin, hookimpl
+
+
+class Toy(Plugin):
+    """Writes down what rank 0 has just begun."""
+
+    def at(self, run, what):
+        if run.world.is_main:
+            Path(os.environ["HFX_TEST_PHASE"]).write_text(what)
+
+    @hookimpl(wrapper=True)
+    def hfx_source(self, run):
+        self.at(run, "prepare")
+        return (yield)
+
+    @hookimpl(wrapper=True)
+    def hfx_run(self, run):
+        self.at(run, "forward")
+        return (yield)
+
+    @hookimpl
+    def hfx_step_end(self, run):
+        self.at(run, f"evaluate {run.step}" if run.evaluation_due() else f"save {run.step}")
+
+    @hookimpl
+    def hfx_evaluated(self, run):
+        self.at(run, f"save {run.step}")
+
+    @hookimpl
+    def hfx_saved(self, run):
+        self.at(run, "forward")
+
+    @hookimpl(wrapper=True)
+    def hfx_export(self, run, path):
+        self.at(run, "export")
+        return (yield)
+'''
+
 
 def folder_of_rows(path: Path) -> Path:
     """Write rows of very different lengths, and a package with the plugin `harm`, and return the folder."""
@@ -86,7 +132,7 @@ def folder_of_rows(path: Path) -> Path:
         for _ in range(300):
             file.write(json.dumps({"text": " ".join(rng.choices(words, k=rng.choice([2, 9, 30])))}) + "\n")
     (path / "packages").mkdir()
-    toy_package(path / "packages", "hfx-harm", {"harm": HARM})
+    toy_package(path / "packages", "hfx-harm", {"harm": HARM, "phases": PHASE})
     return path
 
 
@@ -104,6 +150,40 @@ def trained(
     )
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
     return done
+
+
+def started(folder: Path, output: str, *words: str, nproc: int) -> subprocess.Popen[bytes]:
+    """Start a run that says where it is, or start it again where it is."""
+    # A cache of its own, so that every run prepares.
+    own = {"HFX_CACHE": str(folder / f"cache-{output}"), "HFX_TEST_PHASE": str(folder / f"phase-{output}")}
+    words = (*SMALL, "--plugin", "phases", *words, "--output", output, "--nproc", str(nproc), "--resume", "auto")
+    with (folder / f"said-{output}").open("ab") as said:
+        return subprocess.Popen(
+            [*MODULE, "train", *words],
+            cwd=folder,
+            env=environment(folder / "packages", CUDA_VISIBLE_DEVICES="", **own),
+            stdout=said,
+            stderr=said,
+        )
+
+
+def phase(folder: Path, output: str) -> str:
+    """Return where a run is."""
+    mark = folder / f"phase-{output}"
+    what, _, step = (mark.read_text() if mark.exists() else "start").partition(" ")
+    if what != "save":
+        return what or "forward"
+    committed = (folder / output / "checkpoints" / f"step-{int(step):08d}").exists()
+    return f"save {'after' if committed else 'before'} the manifest"
+
+
+def ranks_of(launcher: subprocess.Popen[bytes], nproc: int) -> list[psutil.Process]:
+    """Return the processes that train."""
+    try:
+        own = psutil.Process(launcher.pid)
+        return [own] if nproc == 1 else [p for p in own.children() if "hfx.job" in p.cmdline()]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

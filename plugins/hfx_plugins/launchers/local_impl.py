@@ -24,23 +24,23 @@ from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters, RendezvousTimeoutError
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from hfx import RunResult
 from hfx.claim import LOGS, NO_RUN
 from hfx.collective import expire, first_line
 from hfx.distributed import SILENCE
 from hfx.errors import CollectiveError, HfxError
 from hfx.job import Job, failures, forget_failures, result
-from hfx.launch import LAUNCHED
+from hfx.launch import LAUNCHED, STOP_SIGNALS
 from hfx_plugins.launchers.address_impl import LOOPBACK, Address, own_address
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server.api import RunResult as AgentResult
     from torch.distributed.elastic.agent.server.api import WorkerGroup
 
-    from hfx import Run, RunResult
+    from hfx import Run
     from hfx_plugins.launchers.local import Local
 
 PORT = 29400
-_FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
 def processes(nproc: int | str) -> int:
@@ -68,7 +68,11 @@ def launch(run: Run, count: int, options: Local) -> RunResult:
         except (RendezvousError, dist.DistError) as error:
             raise _lost(run.config.rdzv, options.wait_minutes, error) from error
         if ended.is_failed():
-            raise agent.cause(ended)[0]
+            cause, _ = agent.cause(ended)
+            if isinstance(cause, ToldToEnd):
+                print(f"hfx: {cause}", file=sys.stderr)
+                return RunResult(run.output, {}, 0, cause.signal)
+            raise cause
         return result(folder, run.output)
 
 
@@ -114,6 +118,14 @@ def _agent(run: Run, count: int, options: Local, folder: Path, own: Address) -> 
     return Agent(spec, folder)
 
 
+class ToldToEnd(Exception):  # noqa: N818  reads as what happened
+    """A process was told to end while it had no step to finish: it prepared, or exported."""
+
+    def __init__(self, rank: int, name: str) -> None:
+        super().__init__(f"rank {rank} was told to end by {name} and had no step to finish; run it again to go on")
+        self.signal = name
+
+
 class Agent(LocalElasticAgent):
     """Torch's agent, which begins again only where that may help, and tells why."""
 
@@ -126,7 +138,7 @@ class Agent(LocalElasticAgent):
         seen: AgentResult = super()._monitor_workers(worker_group)
         if seen.is_failed():
             cause, may_pass = self.cause(seen)
-            if self._told_to_end or not may_pass:
+            if self._told_to_end or isinstance(cause, ToldToEnd) or not may_pass:
                 self._remaining_restarts = 0
             elif self._remaining_restarts:
                 left = self._remaining_restarts - 1
@@ -160,6 +172,8 @@ class Agent(LocalElasticAgent):
         for rank, number in sorted(signals.items(), key=lambda pair: (pair[1] is signal.SIGTERM, pair[0])):
             if number is signal.SIGTERM and told:
                 break
+            if number.name in STOP_SIGNALS:
+                return ToldToEnd(rank, number.name), False
             why = "; the system does that where memory is short" if number is signal.SIGKILL else ""
             return HfxError(f"rank {rank} was ended by {number.name}{why}"), True
         if told:
@@ -181,7 +195,7 @@ class Agent(LocalElasticAgent):
                     os.kill(pid, number)
 
         # The agent, which is told to leave these, would turn them into an exception, and kill what does not end soon.
-        before = {name: signal.signal(getattr(signal, name), forward) for name in _FORWARDED}
+        before = {name: signal.signal(getattr(signal, name), forward) for name in STOP_SIGNALS}
         try:
             yield
         finally:
