@@ -38,9 +38,9 @@ drives: $(VENV)/ready-drives ## run on several processes: the contract, every ba
 	$(PYTEST) tests/plugins/test_conformance.py -k 'zero or fp8'
 	$(PYTEST) tests/faults -m 'faults and not slow'
 
-# Hours of it may be had: HFX_KILLS=2000 make faults.
-faults: $(VENV)/ready-drives ## do harm at length: 200 kills, every system call of a save, thousands of damaged files (half an hour)
-	HFX_KILLS=$${HFX_KILLS:-200} $(PYTEST) tests/faults
+# More of it: HFX_KILLS=2000 make faults.
+faults: $(VENV)/ready-drives ## do harm at length: 200 kills, every system call of a save, thousands of damaged files (two hours)
+	HFX_KILLS=$${HFX_KILLS:-200} HFX_SIGNALS=$${HFX_SIGNALS:-100} HFX_WORLDS='1 2 4' $(PYTEST) tests/faults
 
 # Slurm may not become another user in a namespace, so the network is there.
 clusters: $(VENV)/ready-clusters ## prepare data on Slurm and Ray, started on this machine (Debian: slurmctld, slurmd)

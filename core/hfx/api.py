@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from hfx.blame import ran_out
 from hfx.claim import NO_RUN, claimed
 from hfx.collective import explained, of_ranks
 from hfx.errors import DeviceMemoryError, HfxError, IncompatibleError, StorageError
-from hfx.launch import STOP_SIGNALS, stopping_on_signals, world_from
+from hfx.launch import LAUNCHED, STOP_SIGNALS, stopping_on_signals, world_from
 from hfx.quiet import quieten
 from hfx.resume import RUN_FILE, check_differences, checkpoint_of, config_of, output_of
 
@@ -86,7 +87,7 @@ def execute(resolved: Resolved, argv: Sequence[str] = ()) -> RunResult:
     quieten()
     world = world_from()
     run = Run(resolved, output_of(resolved, world), world)
-    for note in resolved.notes if world.is_main else ():
+    for note in resolved.notes if _tells(run) else ():
         print(f"hfx: {note}", file=sys.stderr)
     _check(run)
     return run.hooks.launch(run=run, main=main)
@@ -229,5 +230,11 @@ def _check(run: Run) -> None:
     for problem in _problems(run):
         if problem.fatal:
             raise IncompatibleError(problem.message)
-        if run.world.is_main:
+        if _tells(run) and problem.message not in run.warned:
+            run.warned.add(problem.message)
             print(f"hfx: warning: {problem.message}", file=sys.stderr)
+
+
+def _tells(run: Run) -> bool:
+    """Return whether this process says what was found on the way; a launcher has said it before its processes."""
+    return run.world.is_main and LAUNCHED not in os.environ

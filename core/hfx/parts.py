@@ -48,6 +48,8 @@ class Parts:
         self.output = output
         self.world = world
         self.checking = False
+        self.warned: set[str] = set()
+        """What the plugins' checks warned of: they are asked twice."""
         self.planning = False
         """True while `hfx plan` traces: a model needs its shapes, and nobody reads its weights."""
         self._held_before_model = 0

@@ -67,9 +67,7 @@ def test_two_processes_resume_bit_for_bit_with_packing_a_stream_and_frozen_param
 
 
 @pytest.mark.drives
-@pytest.mark.parametrize(
-    ("processes", "engine"), [(3, "ddp"), (3, "fsdp"), (3, "zero2"), (3, "zero3")], ids=str
-)
+@pytest.mark.parametrize(("processes", "engine"), [(3, "ddp"), (3, "fsdp")], ids=str)
 def test_an_engine_resumes_bit_for_bit(processes: int, engine: str, tmp_path: Path) -> None:
     killed_and_resumed(tmp_path, processes, engine)
 
@@ -91,16 +89,3 @@ def test_a_run_killed_on_two_processes_goes_on_with_three_in_the_same_order(tmp_
     assert ledgers[0] == ledgers[1]
     for expected, found in zip(*(lines(tmp_path / run / "metrics.jsonl") for run in ("whole", "killed")), strict=True):
         assert found["loss"] == (expected["loss"] and pytest.approx(expected["loss"], rel=1e-5))
-
-
-@pytest.mark.drives
-def test_every_engine_has_the_losses_of_one_process(tmp_path: Path) -> None:
-    runs = {"one": 1, "ddp": 2, "fsdp": 2, "zero2": 2, "zero3": 2}
-    for engine, processes in runs.items():
-        done = drive(tmp_path, processes, engine, 0, engine)
-        assert done.returncode == 0, done.stderr[-3000:]
-    losses = {
-        run: [line["loss"] or line["eval_loss"] for line in lines(tmp_path / run / "metrics.jsonl")] for run in runs
-    }
-    for engine in runs:
-        assert losses[engine] == pytest.approx(losses["one"], rel=1e-5)

@@ -25,23 +25,19 @@ def told(said: str) -> str:
     return next(line for line in said.splitlines() if line.startswith("hfx: rank"))
 
 
-def test_a_rank_that_sleeps_is_named_with_the_line_where_it_does(folder: Path) -> None:
+def test_a_rank_that_sleeps_is_named_with_the_line_where_it_does_and_the_run_begins_again(folder: Path) -> None:
     began = time.monotonic()
-    words = ("--harm.does", "sleep", "--harm.mark", "slept", "--local.restarts", "0")
-    said = trained(folder, "sleeps", *SOON, *words, code=1).stderr
-    assert time.monotonic() - began < 90
+    said = trained(folder, "again", *SOON, "--harm.does", "sleep", "--harm.mark", "once").stderr
+    assert time.monotonic() - began < 120
     assert "rank 0 waited for another one in vain: rank 1 hangs in step 6, what follows a step, File " in told(said)
     assert "harm.py" in told(said)
+    assert "all begin again at the newest checkpoint" in told(said)
     assert "time.sleep(600)" in said
+    assert_same_run(folder / "whole", folder / "again")
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_stopped_is_named(folder: Path) -> None:
     words = ("--harm.does", "SIGSTOP", "--harm.mark", "stopped", "--local.restarts", "0")
     said = trained(folder, "stops", *SOON, *words, code=1).stderr
     assert "rank 1 does not answer, it is stopped or its machine is gone; its last was step " in told(said)
-
-
-def test_a_run_that_hung_begins_again_and_ends_with_the_same_bits(folder: Path) -> None:
-    said = trained(folder, "again", *SOON, "--harm.does", "sleep", "--harm.mark", "once").stderr
-    assert "all begin again at the newest checkpoint" in told(said)
-    assert_same_run(folder / "whole", folder / "again")

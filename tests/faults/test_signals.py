@@ -16,7 +16,7 @@ from hfx.checkpoint import newest
 from ranks import PHASES, assert_same_run, folder_of_rows, phase, ranks_of, started
 
 pytestmark = pytest.mark.faults
-SIGNALS = int(os.environ.get("HFX_SIGNALS", "9"))
+SIGNALS = int(os.environ.get("HFX_SIGNALS", "6"))
 """How many runs are told to end."""
 SEED = int(os.environ.get("HFX_SIGNALS_SEED", "1"))
 CODES = {signal.SIGTERM: 143, signal.SIGUSR1: 75}

@@ -94,6 +94,7 @@ def test_a_link_cut_for_good_ends_both_with_an_error_that_names_the_trouble(
     assert all("rank" in line or "lost the way to '10.77.0.1" in line for line in told), told
 
 
+@pytest.mark.slow
 def test_a_link_that_is_cut_and_comes_back_lets_the_run_go_on_from_its_checkpoint(
     folder: Path, machines: tuple[Machine, Machine]
 ) -> None:
