@@ -51,11 +51,6 @@ class Fsdp(Plugin):
                     f"'{active.name}' {why}, and 'fsdp' holds parameters in shards; use '--plugin ddp', or leave "
                     f"'{active.name}' out"
                 )
-            if active.name == "bf16" and active.plugin.options().get("rounding") == "stochastic":
-                yield Problem(
-                    "'bf16.rounding' is 'stochastic', which rounds whole parameters, and 'fsdp' holds them in shards; "
-                    "use '--plugin ddp', or '--bf16.rounding nearest'"
-                )
 
     @hookimpl
     def hfx_backend(self, run: Run) -> Backend:

@@ -18,11 +18,12 @@ _CANNOT = {
     "lion_8bit": "keeps scales for blocks of a parameter",
     "schedule_free": "changes the weights between training and evaluation",
     "ema": "averages whole parameters",
-    "optimizer_in_backward": "updates whole parameters in the backward pass",
     "fp16": "scales the loss, which DeepSpeed would do itself",
     "qlora": "keeps weights in 4 bits",
 }
 """What meets flat pieces of parameters under ZeRO, and would learn something else there."""
+_SHARDS = {"muon", "ema", "fp16", "qlora"}
+"""Those of them that work with `fsdp`."""
 
 
 class Zero(Plugin):
@@ -55,8 +56,13 @@ class Zero(Plugin):
         for active in run.active:
             if why := _CANNOT.get(active.name):
                 yield Problem(
-                    f"'{active.name}' {why}, and 'zero' cuts parameters into flat pieces; use '--plugin fsdp', or "
-                    f"leave '{active.name}' out"
+                    f"'{active.name}' {why}, and 'zero' cuts parameters into flat pieces; use "
+                    f"'--plugin {'fsdp' if active.name in _SHARDS else 'ddp'}', or leave '{active.name}' out"
+                )
+            if active.name == "compile" and self.stage == 3:
+                yield Problem(
+                    "'compile' would compile a layer anew for each state its parameters are gathered in, and "
+                    "'zero.stage' is 3; use '--zero.stage 2', '--plugin fsdp', or leave 'compile' out"
                 )
             if active.name == "bf16" and active.plugin.options().get("pure"):
                 yield Problem("'zero' keeps its weights in fp32; leave 'bf16.pure' out, or use '--plugin fsdp'")

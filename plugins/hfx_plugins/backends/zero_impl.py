@@ -301,7 +301,8 @@ class ZeroBackend(DistributedBackend):
     @contextmanager
     def exporting(self) -> Iterator[dict[str, Tensor]]:
         """Yield the model's full state dict on the main rank; the others help to gather it."""
-        values = self._parameters()
+        whole = self._parameters()
+        values: dict[str, Tensor] = {name: nn.Parameter(value, requires_grad=False) for name, value in whole.items()}
         if self.rank == 0:
             # The state dict of the model with whole parameters in place, so that what plugins do to it sees those.
             module: Any = self.module

@@ -10,6 +10,8 @@ _CANNOT = {
     "fp16": "scales the loss and has to see all gradients before an update; use '--plugin bf16'",
     "schedule_free": "counts its steps for all parameters together; use '--plugin adamw'",
 }
+_SHARING = ("ddp", "fsdp", "zero")
+"""Backends that share gradients out, or add them up, after the backward pass."""
 
 
 class OptimizerInBackward(Plugin):
@@ -24,6 +26,12 @@ class OptimizerInBackward(Plugin):
     def hfx_check(self, run: Run) -> Iterator[Problem]:
         """Report what needs all gradients at once, and a step of several micro-batches."""
         config = run.config
+        several = run.world.size > 1 or config.nproc not in (1, "auto") or config.nnodes != "1"
+        if several or any(active.name in _SHARING for active in run.active):
+            yield Problem(
+                "'optimizer_in_backward' updates in one process that holds all gradients, and this run shares them; "
+                "leave it out, or train in one process with '--plugin auto_backend'"
+            )
         if config.max_grad_norm is not None:
             yield Problem(
                 "'optimizer_in_backward' cannot clip by the norm of all gradients; "

@@ -22,11 +22,21 @@ class BF16(Plugin):
     """Keep the weights and the optimizer's state in bf16 too: half the memory; see `rounding`."""
     rounding: Literal["nearest", "stochastic"] = "nearest"
     """How pure bf16 weights are rounded after an update. To the `nearest`, small updates are lost: a weight of 1 needs
-    one of 0.002. `stochastic`: up or down at random, so that on average none is; a step takes longer."""
+    one of 0.002. `stochastic`: up or down at random, so that on average none is; a step takes longer. In one process
+    alone."""
 
     @hookimpl
-    def hfx_check(self) -> Iterator[Problem]:
-        """Report a rounding of weights that are not in bf16."""
+    def hfx_check(self, run: Run) -> Iterator[Problem]:
+        """Report a rounding of weights that are not in bf16, and one that several processes would not survive."""
+        config = run.config
+        if self.rounding == "stochastic" and (
+            run.world.size > 1 or config.nproc not in (1, "auto") or config.nnodes != "1"
+        ):
+            # Torch makes new accumulators of gradients where a parameter's dtype changes, and DDP watches the old ones.
+            yield Problem(
+                "'bf16.rounding' is 'stochastic', which works in one process alone: others would no longer share their "
+                "gradients; use '--bf16.rounding nearest'"
+            )
         if self.rounding == "stochastic" and not self.pure:
             yield Problem(
                 "'bf16.rounding' is 'stochastic', and the weights are in fp32, which loses no update; "
