@@ -7,8 +7,10 @@ job.ended(folder)          <-  result.json, or failure-RANK.json
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -159,6 +161,7 @@ def main(folder: Path) -> int:
     from hfx.cli import tracebacks
     from hfx.launch import world_from
 
+    _end_with_launcher()
     rank = world_from().rank
     job = Job.read(folder)
     try:
@@ -174,6 +177,12 @@ def main(folder: Path) -> int:
             traceback.print_exception(error)
         return 1
     return 0
+
+
+def _end_with_launcher() -> None:
+    """Let this process be told to end, saved, when its launcher is killed: nobody else would stop it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG of prctl.h
 
 
 def _write_to(log: Path) -> None:

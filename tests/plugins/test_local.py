@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from command_line import MODULE, environment, hfx
@@ -69,8 +70,9 @@ def test_the_first_failing_rank_is_what_the_user_sees_and_a_mistake_is_not_tried
     assert "ArithmeticError: the toy is broken" in (folder / "raising" / "logs" / "rank-1.log").read_text()
 
 
-def test_sigterm_is_passed_on_and_the_run_is_saved(folder: Path) -> None:
-    words = [*SMALL, "--output", "told", "--nproc", "2", "--steps", "100000"]
+def endless(folder: Path, output: str) -> subprocess.Popen[str]:
+    """Start a run that would take hours, and wait until it trains."""
+    words = [*SMALL, "--output", output, "--nproc", "2", "--steps", "100000", "--save-every", "100000"]
     process = subprocess.Popen(
         [*MODULE, "train", *words],
         cwd=folder,
@@ -78,15 +80,30 @@ def test_sigterm_is_passed_on_and_the_run_is_saved(folder: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not (folder / "told" / "metrics.jsonl").exists():
+    while not (folder / output / "metrics.jsonl").exists():
         assert process.poll() is None
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    return process
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_a_signal_to_the_launcher_is_passed_on_and_the_run_is_saved(sent: signal.Signals, folder: Path) -> None:
+    process = endless(folder, sent.name)
+    process.send_signal(sent)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "stopped by SIGTERM" in said
     step = int(said.partition("at step ")[2].partition(",")[0])
-    assert (folder / "told" / "checkpoints" / f"step-{step:08d}" / "MANIFEST.json").exists()
+    assert (folder / sent.name / "checkpoints" / f"step-{step:08d}" / "MANIFEST.json").exists()
+
+
+def test_ranks_whose_launcher_is_killed_save_and_end(folder: Path) -> None:
+    process = endless(folder, "orphans")
+    ranks = psutil.Process(process.pid).children()
+    process.kill()
+    _, alive = psutil.wait_procs(ranks, timeout=60)
+    assert not alive
+    assert len(list((folder / "orphans" / "checkpoints").glob("step-*/MANIFEST.json"))) == 1
 
 
 def test_a_run_that_is_refused_leaves_nothing(folder: Path) -> None:

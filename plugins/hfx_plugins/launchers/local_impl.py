@@ -190,12 +190,14 @@ class Agent(LocalElasticAgent):
 
         def forward(number: int, _: FrameType | None) -> None:
             self._told_to_end = True
+            passed = signal.SIGTERM if number == signal.SIGHUP else number
             for pid in self._pcontext.pids().values() if self._pcontext else ():
                 if psutil.pid_exists(pid):
-                    os.kill(pid, number)
+                    os.kill(pid, passed)
 
-        # The agent, which is told to leave these, would turn them into an exception, and kill what does not end soon.
-        before = {name: signal.signal(getattr(signal, name), forward) for name in STOP_SIGNALS}
+        # The agent would turn them into an exception, and kill what does not end soon.
+        names = [*STOP_SIGNALS, *(["SIGHUP"] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else [])]
+        before = {name: signal.signal(getattr(signal, name), forward) for name in names}
         try:
             yield
         finally:
@@ -245,11 +247,13 @@ def _kept_if_begun(output: Path, logs: Path) -> Iterator[None]:
 
 def _for_processes(options: Local, count: int, own: Address) -> dict[str, str]:
     """Return what the processes are to find in their environment, where the user did not say otherwise."""
-    cores = len(psutil.Process().cpu_affinity() or ()) or os.cpu_count() or 1
-    wanted = {"OMP_NUM_THREADS": str(max(1, cores // count)), "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGHUP,SIGQUIT"}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = {"OMP_NUM_THREADS": str(max(1, cores // count))}
     if own.interface:
         wanted["GLOO_SOCKET_IFNAME"] = own.interface
-    mine = {} if options.threads is None else {"OMP_NUM_THREADS": str(options.threads)}
+    mine = {"TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGQUIT"}  # the agent leaves the others to `forwarding`
+    if options.threads is not None:
+        mine["OMP_NUM_THREADS"] = str(options.threads)
     return {name: value for name, value in wanted.items() if name not in os.environ} | mine
 
 
