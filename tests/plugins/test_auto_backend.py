@@ -11,6 +11,7 @@ from ranks import assert_same_run, folder_of_rows, trained
 from resolving import go
 
 
+@pytest.mark.slow
 def test_of_several_processes_each_holds_the_model_as_under_ddp(tmp_path: Path) -> None:
     folder = folder_of_rows(tmp_path)
     trained(folder, "named", "--plugin", "ddp")

@@ -15,6 +15,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder_of_rows(tmp_path_factory.mktemp("ddp"))
 
 
+@pytest.mark.slow
 def test_gradients_in_half_of_the_bits_train_nearly_the_same(folder: Path) -> None:
     trained(folder, "same", "--plugin", "ddp")
     trained(folder, "bf16", "--plugin", "ddp", "--ddp.reduce-in", "bf16")

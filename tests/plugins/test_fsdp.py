@@ -29,6 +29,7 @@ def test_tied_weights_are_exported_once(folder: Path) -> None:
     assert "lm_head.weight" not in weights(folder / "whole")
 
 
+@pytest.mark.slow
 def test_layers_kept_gathered_train_the_same(folder: Path) -> None:
     trained(folder, "kept", "--plugin", "fsdp", "--fsdp.reshard", "false")
     assert_same_run(folder / "whole", folder / "kept")

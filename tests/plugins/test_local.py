@@ -47,6 +47,7 @@ def test_a_killed_process_begins_again_and_the_run_ends_with_the_same_bits(folde
     assert_same_run(folder / "whole", folder / "killed")
 
 
+@pytest.mark.slow
 def test_restarts_end(folder: Path) -> None:
     words = ("--plugin", "harm", "--harm.always", "true", "--harm.step", "1", "--local.restarts", "1")
     told = [line for line in trained(folder, "ever", *words, code=1).stderr.splitlines() if line.startswith("hfx: ")]
@@ -79,6 +80,8 @@ def endless(folder: Path, output: str) -> subprocess.Popen[str]:
         env=environment(HFX_CACHE=str(folder / "cache")),
         stderr=subprocess.PIPE,
         text=True,
+        # Under nohup a process ignores it, and so would this one.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL) and None,
     )
     while not (folder / output / "metrics.jsonl").exists():
         assert process.poll() is None
@@ -86,7 +89,9 @@ def endless(folder: Path, output: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)], ids=["SIGTERM", "SIGHUP"]
+)
 def test_a_signal_to_the_launcher_is_passed_on_and_the_run_is_saved(sent: signal.Signals, folder: Path) -> None:
     process = endless(folder, sent.name)
     process.send_signal(sent)
@@ -97,6 +102,7 @@ def test_a_signal_to_the_launcher_is_passed_on_and_the_run_is_saved(sent: signal
     assert (folder / sent.name / "checkpoints" / f"step-{step:08d}" / "MANIFEST.json").exists()
 
 
+@pytest.mark.slow
 def test_ranks_whose_launcher_is_killed_save_and_end(folder: Path) -> None:
     process = endless(folder, "orphans")
     ranks = psutil.Process(process.pid).children()
@@ -174,6 +180,7 @@ def ranks(port: str) -> list[dict[str, str]]:
     ]
 
 
+@pytest.mark.slow
 def test_processes_that_somebody_started_are_taken_as_they_are(folder: Path) -> None:
     assert [code for code, _ in by_hand(folder, "taken", ranks(free_port()))] == [0, 0]
     assert_same_run(folder / "whole", folder / "taken")
@@ -197,6 +204,7 @@ def test_tasks_of_srun_are_ranks(folder: Path) -> None:
     assert_same_run(folder / "whole", folder / "tasks")
 
 
+@pytest.mark.slow
 def test_accelerate_launches_it_and_is_not_let_to_promise_an_engine(folder: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines",
                "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", free_port(), "-m",
