@@ -49,7 +49,7 @@ def test_every_check_has_its_line_and_a_sound_machine_is_called_so(tmp_path: Pat
     began = time.monotonic()
     done = hfx("doctor", cwd=tmp_path, HFX_CACHE=str(tmp_path / "cache"), OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30  # 3 s where nothing else runs
     *lines, last = done.stdout.splitlines()
     assert list(dict.fromkeys(line.split()[1] for line in lines)) == list(NAMES)
     assert {line.split()[0] for line in lines} <= {"ok", "warning"}

@@ -10,7 +10,7 @@ import pytest
 from ranks import assert_same_run, folder_of_rows, trained
 
 pytestmark = pytest.mark.faults
-SOON = ("--auto-backend.timeout-minutes", "0.1", "--plugin", "harm")
+SOON = ("--auto-backend.timeout-minutes", "0.2", "--plugin", "harm")
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def test_told_to_end_at_any_moment_a_run_is_saved_and_goes_on_with_the_same_bits
         where = phase(folder, output)
         for process in told if run.poll() is None else ():
             process.send_signal(sent)
-        code = run.wait(timeout=90)
+        code = run.wait(timeout=180)
         said = (folder / f"said-{output}").read_text()
         what = f"signal {number}, {sent.name} to {whom} after {moment:.2f} s in {where}\n{said[-3000:]}"
         assert code in (0, CODES[sent]), f"exit code {code}: {what}"

@@ -71,7 +71,7 @@ def test_two_machines_train_as_two_processes_of_one(
 
 
 def wait_for_step(run: Path, step: int) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     while not any(int(path.name[5:13]) >= step for path in (run / "checkpoints").glob("step-*")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
