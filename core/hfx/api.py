@@ -16,6 +16,7 @@ from hfx.claim import NO_RUN, claimed
 from hfx.collective import explained, of_ranks
 from hfx.errors import DeviceMemoryError, HfxError, IncompatibleError, StorageError
 from hfx.launch import LAUNCHED, STOP_SIGNALS, stopping_on_signals, world_from
+from hfx.preload import preloaded
 from hfx.quiet import quieten
 from hfx.resume import RUN_FILE, check_differences, checkpoint_of, config_of, output_of
 
@@ -95,6 +96,11 @@ def execute(resolved: Resolved, argv: Sequence[str] = ()) -> RunResult:
 
 def main(run: Run) -> RunResult:
     """Train in this process: what a launcher calls in each it started."""
+    with preloaded():
+        return _main(run)
+
+
+def _main(run: Run) -> RunResult:
     from hfx.advice import advice
     from hfx.agreement import agree
 

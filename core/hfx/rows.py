@@ -129,9 +129,10 @@ class RowSet:
 
     def marks(self) -> dict[str, Counter[str]]:
         """Return how many rows have each value of each mark that steps left on them."""
-        if not len(self):
-            return {}
-        column = self._store.column("marks").dictionary_encode().unify_dictionaries()
+        stored = self._store.column("marks")
+        if not any(text and text.size for chunk in stored.chunks for text in chunk.buffers()[2:]):
+            return {}  # none anywhere: pyarrow's functions, slow to import, are not needed
+        column = stored.dictionary_encode().unify_dictionaries()
         codes = np.concatenate([as_array(chunk.indices) for chunk in column.chunks])
         numbers = np.bincount(codes if self._indices is None else codes[self._indices]).tolist()
         found: dict[str, Counter[str]] = {}

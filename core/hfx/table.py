@@ -70,7 +70,7 @@ class ArrowTable:
         """Return the values of a column of lists one after another, at most so many, `(<= most,)`."""
         parts: list[np.ndarray[Any, Any]] = []
         for batch in self._batches:
-            parts.append(as_array(batch.column(name).flatten())[:most])
+            parts.append(as_array(batch.column(name).values)[:most])  # `flatten` imports pyarrow's functions first
             most -= len(parts[-1])
             if most <= 0:
                 break

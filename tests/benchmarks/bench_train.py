@@ -35,7 +35,10 @@ RAGGED = (
     "Trainer, padding", "TRL, padding", "TRL, bfd", "TRL, wrapped", "Fabric, padding", "loop, packed",
     "loop, packed, chunks", "hfx, padding", "hfx, packing", "hfx, packing, chunked_loss",
 )  # fmt: skip
-FULL = ("Trainer, blocks", "loop, blocks", "loop, blocks, chunks", "hfx, blocks", "hfx, blocks, chunked_loss")
+FULL = (
+    "Trainer, blocks", "loop, blocks", "loop, blocks, chunks", "hfx, blocks", "hfx, blocks, chunked_loss",
+    "hfx, blocks, chunked_loss, gradient_checkpointing",
+)  # fmt: skip
 WORKLOADS = {"rows": RAGGED, "chat": RAGGED, "paragraphs": RAGGED, "blocks": FULL}
 
 

@@ -358,6 +358,9 @@ CONTENDERS: dict[str, Callable[[], None]] = {
     "hfx, packing, chunked_loss": lambda: hfx("packing", "chunked_loss", batch="packed"),
     "hfx, blocks": lambda: hfx(batch="blocks"),
     "hfx, blocks, chunked_loss": lambda: hfx("chunked_loss", batch="blocks"),
+    "hfx, blocks, chunked_loss, gradient_checkpointing": lambda: hfx(
+        "chunked_loss", "gradient_checkpointing", batch="blocks"
+    ),
 }
 
 
