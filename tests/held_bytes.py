@@ -30,3 +30,30 @@ class Held(TorchDispatchMode):
     def bytes(self) -> int:
         """Return the bytes of what is there; what was there before the mode began counts once it is used."""
         return sum(self._alive.values())
+
+
+class Highest(Held):
+    """The most bytes that were held at once, stretch by stretch; it sees a storage that is emptied and kept, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._storages: dict[int, weakref.ref[Any]] = {}
+        self.stretch = "build"
+        self.most: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_iter(result):
+            leaf = getattr(leaf, "_local_tensor", leaf)  # a DTensor's own storage says the size of the whole
+            if isinstance(leaf, torch.Tensor) and leaf.device.type != "meta":
+                storage = leaf.untyped_storage()
+                if storage._cdata not in self._storages:
+                    self._storages[storage._cdata] = weakref.ref(storage)
+                    weakref.finalize(storage, self._storages.pop, storage._cdata)
+        self.most[self.stretch] = max(self.most.get(self.stretch, 0), self.bytes())
+        return result
+
+    def bytes(self) -> int:
+        """Return the bytes of what is there now."""
+        alive = (of() for of in list(self._storages.values()))
+        return sum(storage.nbytes() for storage in alive if storage is not None)

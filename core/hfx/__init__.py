@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from hfx.protocols import Rows as Rows
     from hfx.protocols import RunResult as RunResult
     from hfx.protocols import Sampler as Sampler
+    from hfx.protocols import Shares as Shares
     from hfx.protocols import SketchedStep as SketchedStep
     from hfx.protocols import Source as Source
     from hfx.protocols import Step as Step
@@ -67,8 +68,8 @@ _HOMES = {
 }  # fmt: skip
 _HOMES |= dict.fromkeys(
     ["BadRow", "Backend", "Batcher", "ColumnType", "Drop", "Drops", "Example", "Executor", "Metrics", "Place",
-     "Precision", "Problem", "Row", "Rows", "RunResult", "Sampler", "SketchedStep", "Source", "Step", "StepResult",
-     "Table", "TableStep", "Task", "World"],
+     "Precision", "Problem", "Row", "Rows", "RunResult", "Sampler", "Shares", "SketchedStep", "Source", "Step",
+     "StepResult", "Table", "TableStep", "Task", "World"],
     "protocols",
 )  # fmt: skip
 _HOMES |= dict.fromkeys(["ConfigError", "DataError", "HfxError", "ModelError", "RemoteError", "nearest"], "errors")

@@ -10,6 +10,8 @@ from hfx.plan import Plan
 
 CHEAPER_STEP = 0.03
 """What halving the micro-batch costs, as a share of a step's time: a guess, which orders what is tried."""
+SHARDED_STEP = 0.25
+"""The same of sharding over the ranks; it depends on what connects them."""
 CHECKPOINTING = "gradient_checkpointing"
 OTHER_OPTIMIZER = 10.0
 """More than anything that leaves the result as it is."""
@@ -44,13 +46,15 @@ class Fit:
 Planner = Callable[[Variant], Plan]
 
 
-def fit(planner: Planner, budget: int, micro_batch_size: int, active: frozenset[str]) -> Fit | None:
+def fit(planner: Planner, budget: int, micro_batch_size: int, active: frozenset[str], ranks: int = 1) -> Fit | None:
     """Return the cheapest variant whose peak is within a budget of bytes; None where none is.
 
     Techniques that leave the result as it is come first, by what they cost in time: smaller micro-batches, recomputing
-    all but products of matrices, then every n-th layer; another optimizer comes last, since it learns otherwise.
+    all but products of matrices, sharding over the ranks where nobody chose a backend, then every n-th layer; another
+    optimizer comes last, since it learns otherwise.
     """
-    ordered = sorted(_variants(micro_batch_size, active), key=lambda item: item[0])
+    sharded = ranks > 1 and "auto_backend" in active
+    ordered = sorted(_variants(micro_batch_size, active, sharded), key=lambda item: item[0])
     for tried, (cost, variant) in enumerate(ordered, start=1):
         found = planner(variant)
         if found.peak.total() <= budget:
@@ -58,7 +62,7 @@ def fit(planner: Planner, budget: int, micro_batch_size: int, active: frozenset[
     return None
 
 
-def _variants(micro_batch_size: int, active: frozenset[str]) -> Iterator[tuple[float, Variant]]:
+def _variants(micro_batch_size: int, active: frozenset[str], sharded: bool) -> Iterator[tuple[float, Variant]]:
     halves = [(micro_batch_size >> times) for times in range(micro_batch_size.bit_length())]
     recomputed: list[tuple[float, Variant]] = [(0.0, Variant())]
     if CHECKPOINTING not in active:
@@ -73,7 +77,12 @@ def _variants(micro_batch_size: int, active: frozenset[str]) -> Iterator[tuple[f
         optimizers.append((OTHER_OPTIMIZER, "lion"))
     if "adafactor" not in active:
         optimizers.append((OTHER_OPTIMIZER + 1, "adafactor"))
-    for (times, micro), (slower, variant), (other, optimizer) in product(enumerate(halves), recomputed, optimizers):
+    backends = [(0.0, ""), (SHARDED_STEP, "fsdp")] if sharded else [(0.0, "")]
+    for (times, micro), (slower, variant), (sent, backend), (other, optimizer) in product(
+        enumerate(halves), recomputed, backends, optimizers
+    ):
+        if backend and optimizer == "adafactor":
+            continue  # it factors whole matrices
         fields = {"micro_batch_size": str(micro)} if times else {}
-        named = (*variant.plugins, optimizer) if optimizer else variant.plugins
-        yield times * CHEAPER_STEP + slower + other, Variant(named, variant.options, fields)
+        named = (*variant.plugins, *filter(None, (backend, optimizer)))
+        yield times * CHEAPER_STEP + slower + sent + other, Variant(named, variant.options, fields)

@@ -184,7 +184,15 @@ class Parts:
     @property
     def backend(self) -> Backend:
         """The backend."""
-        return self._part("backend", lambda: self.hooks.backend(run=self._run))
+        return self._part("backend", self._build_backend)
+
+    def _build_backend(self) -> Backend:
+        if self.planning and self.world.size > 1:
+            # A plan is made by one process: what the others take off its hands is added afterwards.
+            from hfx.backend import TorchBackend
+
+            return TorchBackend(self._run)
+        return self.hooks.backend(run=self._run)
 
     @property
     def model(self) -> PreTrainedModel:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hfx.order import Position
+from hfx.protocols import Shares, World
 from hfx.tracing import Peak, Tracer
 
 if TYPE_CHECKING:
@@ -48,24 +49,29 @@ class Plan:
     layers: int
     traced: tuple[int, ...]
     """Layers of the model, and how many of them were traced."""
+    ranks: int = 1
+    shares: Shares | None = None
+    """What a rank holds of it all; None: nobody says, and the figures are of one that holds everything."""
 
 
-def plan(run: Run, shorten: bool = True, said: list[str] | None = None) -> Plan:
-    """Return what a run will hold; its data are prepared, and neither weights nor activations are made.
+def plan(run: Run, shorten: bool = True, said: list[str] | None = None, ranks: int = 1) -> Plan:
+    """Return what one rank of a run will hold; its data are prepared, and neither weights nor activations are made.
 
     Args:
         run: A run of which nothing on the device is built.
         shorten: Trace some of many layers, instead of all.
         said: Takes the lines that a run says before its first step.
+        ranks: How many processes there will be.
 
     Raises:
         HfxError: what a run with this config would be refused for.
     """
     from hfx.report import before_step_one
 
-    batch = largest_batch(run)
-    whole = _twin(run)
+    batch = largest_batch(run, ranks)
+    whole = _twin(run, ranks)
     with Tracer().tracing():
+        shares = _shares(whole)
         stack = Stack.of(whole.model)
         parameters = list(whole.model.parameters())
         counts = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
@@ -75,23 +81,32 @@ def plan(run: Run, shorten: bool = True, said: list[str] | None = None) -> Plan:
     depths = stack.depths() if stack and shorten else ()
     if depths:
         assert stack is not None
-        first, second = (_trace(run, batch, depth) for depth in depths)
+        first, second = (_trace(run, batch, depth, ranks) for depth in depths)
         traced = _extrapolated(first, second, stack.size)
     else:
-        traced = _trace(run, batch, None)
-    moment, peak = max(traced.peaks.items(), key=lambda item: item[1].total())
+        traced = _trace(run, batch, None, ranks)
+    peaks = {name: _of_rank(peak, name, shares) for name, peak in traced.peaks.items()} if shares else traced.peaks
+    moment, peak = max(peaks.items(), key=lambda item: item[1].total())
     size = stack.size if stack else 0
-    return Plan(peak, moment, traced.peaks, *counts, batch.tokens, traced.flops, size, depths or (size,))
+    return Plan(peak, moment, peaks, *counts, batch.tokens, traced.flops, size, depths or (size,), ranks, shares)
 
 
-def largest_batch(run: Run) -> GlobalBatch:
-    """Return the batch, among the first, whose largest micro-batch has the most positions."""
+def ranks_of(run: Run) -> int:
+    """Return how many processes a run's config asks for; of a range of machines the fewest, where each holds most."""
+    config = run.config
+    on_each = max(1, torch.accelerator.device_count()) if config.nproc == "auto" else config.nproc
+    return on_each * int(config.nnodes.partition(":")[0])
+
+
+def largest_batch(run: Run, ranks: int = 1) -> GlobalBatch:
+    """Return the batch, among the first, in which the first rank's largest micro-batch has the most positions."""
     best: tuple[int, GlobalBatch] | None = None
     micro = run.config.micro_batch_size
     for step, batch in zip(range(_LOOKED_AT), run.order.batches(Position()), strict=False):
         if step >= run.total_steps:
             break
-        lengths = [sum(int(s.table.column("length")[row]) for row in s.rows) for s in batch.sequences]
+        own = batch.share(0, ranks)
+        lengths = [sum(int(s.table.column("length")[row]) for row in s.rows) for s in own]
         size = max(
             len(lengths[at : at + micro]) * max(lengths[at : at + micro]) for at in range(0, len(lengths), micro)
         )
@@ -111,11 +126,11 @@ class _Traced:
     flops: int
 
 
-def _twin(run: Run) -> Run:
-    """Return a run with the same data, whose device side is still to be built."""
+def _twin(run: Run, ranks: int) -> Run:
+    """Return the first of so many ranks, with the same data; its device side is still to be built."""
     from hfx.run import Run
 
-    twin = with_data_of(run, Run(run.resolved, run.output, run.world))
+    twin = with_data_of(run, Run(run.resolved, run.output, World(0, ranks) if ranks > 1 else run.world))
     twin.planning = True
     return twin
 
@@ -127,11 +142,11 @@ def with_data_of(run: Run, other: Run) -> Run:
     return other
 
 
-def _trace(run: Run, batch: GlobalBatch, depth: int | None) -> _Traced:
+def _trace(run: Run, batch: GlobalBatch, depth: int | None, ranks: int) -> _Traced:
     """Trace steps of a run, whose model has so many of its layers."""
     from hfx.loop import train_step
 
-    twin, tracer = _twin(run), Tracer()
+    twin, tracer = _twin(run, ranks), Tracer()
     with tracer.tracing():
         tracer.segment("build")
         model = twin.model
@@ -210,6 +225,33 @@ class _Landmarks(ExitStack):
                 arrive(lambda _: self._tracer.segment(f"backward of {name}"))
 
         return hook
+
+
+# ── ranks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _shares(run: Run) -> Shares | None:
+    """Return what the backend's plugin states for a rank; None where there is one rank, or it states nothing."""
+    name = run.resolved.roles["backend"].plugin
+    plugin: Any = next(active.plugin for active in run.active if active.name == name)
+    if run.world.size == 1 or not hasattr(plugin, "shares"):
+        return None
+    _ = run.optimizer
+    found: Shares = plugin.shares(run=run, module=run.module, ranks=run.world.size)
+    return found
+
+
+def _of_rank(peak: Peak, stretch: str, shares: Shares) -> Peak:
+    """Return what a rank holds at a moment at which a process alone would hold `peak`."""
+    phase = stretch.partition(" ")[0]
+    held = Peak(peak)
+    held["parameters"] = round(peak["parameters"] * shares.parameters)
+    held["optimizer state"] = round(peak["optimizer state"] * shares.state)
+    held["gradients"] = round(peak["gradients"] * shares.gradients)
+    if phase in ("forward", "backward") and shares.most_gradients is not None:
+        held["gradients"] = min(peak["gradients"], shares.most_gradients)
+    held["of the backend"] = shares.beside.get("always", 0) + shares.beside.get(phase, 0)
+    return held
 
 
 # ── layers ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -465,6 +465,26 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Shares:
+    """What one of several ranks holds of what a process alone would, and what it holds beside: for `hfx plan`.
+
+    A plugin that provides a backend states it by a method `shares(run: Run, module: nn.Module, ranks: int) -> Shares`,
+    which reads sizes from the module (its tensors have no content) and forms no process group.
+    """
+
+    parameters: float = 1.0
+    """The share of the parameters, as the model has them between steps."""
+    gradients: float = 1.0
+    """The share of the gradients, once they are reduced."""
+    state: float = 1.0
+    """The share of the optimizer's state."""
+    most_gradients: int | None = None
+    """Bytes of gradients in the backward pass at most, where they are reduced late; None: their share holds there."""
+    beside: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of buffers and copies: "always", and more in the "forward" pass, the "backward" pass, the "optimizer"."""
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """This process among all: `rank` of `size`, `local_rank` on its machine."""
 

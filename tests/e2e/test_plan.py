@@ -55,6 +55,19 @@ class Toy(Plugin):
         return Third(params.groups(), {"lr": 1e-3})
 '''
 
+OWN_BACKEND = '''"""A backend of somebody else."""
+
+from hfx import Plugin, hookimpl
+
+
+class Toy(Plugin):
+    """Would wait for others that a plan does not start."""
+
+    @hookimpl
+    def hfx_backend(self, run):
+        raise AssertionError("a plan makes no backend of several processes")
+'''
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -275,3 +288,33 @@ def test_what_fits_nowhere_and_what_is_no_size_are_told_in_a_line(folder: Path) 
     done = hfx(folder, "small.yaml", "--device", "h10")
     assert done.returncode == 2
     assert "did you mean 'h100'?" in done.stderr
+
+
+def test_a_rank_of_several_holds_the_share_that_its_backend_states(folder: Path) -> None:
+    made = config({}, {}, micro_batch_size=1)
+    machines = ("--nproc", "2", "--nnodes", "2", "--rdzv", "here:1", "--output", "seen-by-both")
+    alone, four = planned(folder, made), planned(folder, made, *machines)
+    assert (alone["ranks"], four["ranks"]) == (1, 4)
+    trained = 4 * alone["trained_parameters"]
+    assert four["bytes"]["of the backend"] == trained  # the buckets of DDP
+    assert four["flops_per_step"] == pytest.approx(alone["flops_per_step"] / 4, rel=1e-3)
+    sharded = planned(folder, made, "--nproc", "4", "--plugin", "fsdp")
+    assert sharded["bytes"]["optimizer state"] == pytest.approx(trained * 2 / 4, rel=1e-3)
+    assert sharded["peak_bytes"] < alone["peak_bytes"] < four["peak_bytes"]
+
+
+def test_a_budget_for_each_of_several_ranks_is_met_by_sharding_where_nobody_chose_a_backend(folder: Path) -> None:
+    made = config({}, {"layers": 4}, batch_size=4, micro_batch_size=1)
+    budget = planned(folder, made, "--nproc", "4")["peak_bytes"] * 2 // 3
+    done = hfx(folder, "config.yaml", "--nproc", "4", "--fit", f"{budget // 2**20}MiB")
+    assert done.returncode == 0, done.stderr
+    assert "processes  4 under 'auto_backend'" in done.stdout
+    assert done.stdout.splitlines()[-1] == "hfx train config.yaml --nproc 4 --plugin fsdp"
+
+
+def test_of_a_backend_that_states_nothing_the_plan_says_so(folder: Path) -> None:
+    toy_package(folder, "hfx-own", {"own": OWN_BACKEND})
+    done = hfx(folder, "config.yaml", "--nproc", "2", "--plugin", "own")
+    assert done.returncode == 0, done.stderr
+    assert "processes  2; 'own' does not say what each of them holds" in done.stdout
+    assert planned(folder, config({}, {}), "--nproc", "2", "--plugin", "own")["shares_known"] is False

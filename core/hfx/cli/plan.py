@@ -24,6 +24,7 @@ Examples:
   hfx plan --model gpt2 --data 'texts/*.jsonl' --batch-size 64
   hfx plan config.yaml --fit 8GiB          the cheapest techniques that fit
   hfx plan config.yaml --device h100       time from a published rate
+  hfx plan config.yaml --nproc 8 --plugin fsdp    what each of eight processes holds
 """
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -40,16 +41,16 @@ def command(ctx: click.Context, /, fit: str | None, device: str | None, as_json:
     """Say what a run will hold in memory, compute and take, without training.
 
     The data are prepared as for a run. The run's own step is traced on tensors without content: no weight is read, and
-    what the plan holds itself is small.
+    what the plan holds itself is small. Of several processes it says what each of them holds.
     """
-    from hfx.plan import plan
+    from hfx.plan import plan, ranks_of
 
     budget = _bytes(fit) if fit else None
     run = opened(ctx)
     rate, rate_from = _rate(run, device)
     run.table("train")
     said: list[str] = []
-    found = plan(run, said=said)
+    found = plan(run, said=said, ranks=ranks_of(run))
     techniques = [] if as_json else _techniques(ctx, run, found)
     fitting = _fit(ctx, run, budget) if budget is not None else None
     if as_json:
@@ -89,7 +90,7 @@ def _rate(run: Run, device: str | None) -> tuple[float, str]:
 
 def _planned(ctx: click.Context, run: Run, variant: Variant) -> Plan:
     """Return the plan of what was typed, with more words; the data are those of the run."""
-    from hfx.plan import plan, with_data_of
+    from hfx.plan import plan, ranks_of, with_data_of
     from hfx.run import Run
 
     own = arguments(ctx)
@@ -102,7 +103,7 @@ def _planned(ctx: click.Context, run: Run, variant: Variant) -> Plan:
         fields=own.fields | variant.fields,
     )
     other = Run(typed.resolve(), run.output, run.world)
-    return plan(with_data_of(run, other))
+    return plan(with_data_of(run, other), ranks=ranks_of(run))
 
 
 def _techniques(ctx: click.Context, run: Run, whole: Plan) -> list[str]:
@@ -124,9 +125,11 @@ def _techniques(ctx: click.Context, run: Run, whole: Plan) -> list[str]:
 
 def _fit(ctx: click.Context, run: Run, budget: int) -> Fit | None:
     from hfx.fit import fit
+    from hfx.plan import ranks_of
 
     names = frozenset(active.name for active in run.active)
-    return fit(lambda variant: _planned(ctx, run, variant), budget, run.config.micro_batch_size, names)
+    micro = run.config.micro_batch_size
+    return fit(lambda variant: _planned(ctx, run, variant), budget, micro, names, ranks_of(run))
 
 
 # ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -140,13 +143,30 @@ def _lines(run: Run, found: Plan, rate: float, rate_from: str) -> list[str]:
     seconds = found.flops / rate
     kinds = ", ".join(f"{kind} {_size(size)}" for kind, size in found.peak.most_common() if size >= 2**20)
     layers = f"{found.traced[0]} and {found.traced[1]}" if len(found.traced) > 1 else "all"
+    each = "" if found.ranks == 1 else " each"
     return [
-        f"memory     {_size(found.peak.total())} at most, in the {found.moment}: {kinds}",
+        *_rank_lines(run, found),
+        f"memory     {_size(found.peak.total())}{each} at most, in the {found.moment}: {kinds}",
         f"traced     {layers} of {found.layers} layers, the largest batch of the first steps ({found.tokens:,} tokens)",
-        f"compute    {found.flops:.3g} operations a step; at {rate:.3g} a second ({rate_from})",
+        f"compute    {found.flops:.3g} operations a step{each}; at {rate:.3g} a second ({rate_from})",
         f"time       at least {seconds:,.2g} s a step, {_duration(seconds * run.total_steps)} in all; "
         f"at most {found.tokens / seconds:,.0f} tokens/s",
     ]
+
+
+def _rank_lines(run: Run, found: Plan) -> list[str]:
+    """Return what a process is of all, and which share of everything its backend says it holds."""
+    if found.ranks == 1:
+        return []
+    backend = run.resolved.roles["backend"].plugin
+    if found.shares is None:
+        return [
+            f"processes  {found.ranks}; '{backend}' does not say what each of them holds, so this is what one holds "
+            "that has everything"
+        ]
+    names = {"parameters": found.shares.parameters, "gradients": found.shares.gradients, "state": found.shares.state}
+    shares = ", ".join(f"{share:.0%} of the {name}" for name, share in names.items())
+    return [f"processes  {found.ranks} under '{backend}', each with {shares}; sending to each other takes time, too"]
 
 
 def _duration(seconds: float) -> str:
@@ -191,6 +211,8 @@ def _figures(run: Run, found: Plan, rate: float, fitting: Fit | None) -> dict[st
         "moment": found.moment,
         "bytes": dict(found.peak),
         "moments": {name: peak.total() for name, peak in found.peaks.items()},
+        "ranks": found.ranks,
+        "shares_known": found.ranks == 1 or found.shares is not None,
         "parameters": found.parameters,
         "trained_parameters": found.trained,
         "tokens_per_step": found.tokens,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from hfx import Backend, Plugin, Problem, Run, hookimpl
+from hfx import Backend, Plugin, Problem, Run, Shares, hookimpl
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class AutoBackend(Plugin):
@@ -32,3 +36,9 @@ class AutoBackend(Plugin):
         from hfx_plugins.backends.ddp_impl import DdpBackend
 
         return DdpBackend(run, self.timeout_minutes)
+
+    def shares(self, run: Run, module: nn.Module, ranks: int) -> Shares:
+        """Return what a rank of several holds, as under `ddp`."""
+        from hfx_plugins.backends.ddp import Ddp
+
+        return Ddp().shares(run, module, ranks)

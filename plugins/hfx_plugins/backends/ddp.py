@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from hfx import Backend, Plugin, Problem, Run, hookimpl
+from hfx import Backend, Plugin, Problem, Run, Shares, hookimpl
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Ddp(Plugin):
@@ -37,3 +40,11 @@ class Ddp(Plugin):
         from hfx_plugins.backends.ddp_impl import DdpBackend
 
         return DdpBackend(run, self.timeout_minutes, self.reduce_in, self.bucket_mb)
+
+    def shares(self, run: Run, module: nn.Module, ranks: int) -> Shares:
+        """Return what a rank holds: everything, and the gradients once more, in the buckets they are sent in."""
+        from hfx_plugins.backends.sharing import trained_size
+
+        trained = trained_size(module)
+        sent = 0 if self.reduce_in == "same" else trained // 2
+        return Shares(beside={"always": trained, "backward": sent})

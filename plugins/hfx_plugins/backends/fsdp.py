@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from hfx import Backend, Plugin, Problem, Run, hookimpl
+from hfx import Backend, Plugin, Problem, Run, Shares, hookimpl
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _CANNOT = {
     "adafactor": "factors a parameter's rows and columns, and measures it whole",
@@ -58,3 +61,11 @@ class Fsdp(Plugin):
         from hfx_plugins.backends.fsdp_impl import FsdpBackend
 
         return FsdpBackend(run, self)
+
+    def shares(self, run: Run, module: nn.Module, ranks: int) -> Shares:
+        """Return what a rank holds: its shards, and what is gathered of the layers at work."""
+        from hfx_plugins.backends.fsdp_impl import shares
+
+        config = run.config
+        several = config.batch_size > config.micro_batch_size * ranks
+        return shares(self, module, ranks, several)

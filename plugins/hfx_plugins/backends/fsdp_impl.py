@@ -11,8 +11,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from hfx import DistributedBackend
+from hfx import DistributedBackend, Shares
 from hfx.errors import IncompatibleError
+from hfx_plugins.backends.sharing import size_of, trained_size
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -119,3 +120,32 @@ def _local_bytes(module: nn.Module) -> int:
     """Return the bytes of parameters that this process holds."""
     parts = (p.to_local() if isinstance(p, DTensor) else p for p in module.parameters())
     return sum(part.numel() * part.element_size() for part in parts)
+
+
+def shares(options: Fsdp, module: nn.Module, ranks: int, several: bool) -> Shares:
+    """Return what a rank holds: shards, the layers at work, and all along what belongs to no layer (embedding, head).
+
+    A layer is gathered into one piece and copied out of it. In its backward pass come its whole gradients and, at the
+    end, those of what belongs to no layer, each once more in the piece from which they are reduced. How much of a layer
+    that is at once was measured: three times its size on two ranks, three and a half on four. Where a step has several
+    micro-batches, gradients stay whole until the last one.
+    """
+    model: Any = module.model
+    gathered = _DTYPES[options.gather_in]
+    layers = _layers(model)
+    inside = {id(p) for layer in layers for p in layer.parameters()}
+    largest = max(size_of(layer.parameters(), gathered) for layer in layers)
+    rest = [p for p in model.parameters() if id(p) not in inside]
+    around = size_of(rest, gathered)
+    reduced = size_of([p for p in rest if p.requires_grad], gathered)
+    whole = 0 if options.reshard else sum(size_of(layer.parameters(), gathered) for layer in layers) - largest
+    return Shares(
+        parameters=1 / ranks,
+        gradients=1 / ranks,
+        state=1 / ranks,
+        most_gradients=trained_size(module) if several else None,
+        beside={
+            "forward": around + whole + 2 * largest,
+            "backward": around + whole + max(4 * largest - 2 * largest // ranks, 2 * reduced),
+        },
+    )

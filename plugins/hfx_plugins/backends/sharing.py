@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from hfx import Problem, Run
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _ENGINES = {"ACCELERATE_USE_DEEPSPEED": ("DeepSpeed", "zero"), "ACCELERATE_USE_FSDP": ("FSDP", "fsdp")}
 
@@ -32,3 +36,13 @@ def alone(name: str, run: Run) -> Iterator[Problem]:
             f"'{name}' shares the work of several processes, and there is one; '--nproc 2' or 'auto' starts more",
             fatal=False,
         )
+
+
+def size_of(parameters: Iterable[nn.Parameter], dtype: Any = None) -> int:
+    """Return the bytes of some parameters, in another dtype where one is given."""
+    return sum(p.numel() * (dtype.itemsize if dtype else p.element_size()) for p in parameters)
+
+
+def trained_size(module: nn.Module) -> int:
+    """Return the bytes of the parameters that are trained."""
+    return size_of(p for p in module.parameters() if p.requires_grad)

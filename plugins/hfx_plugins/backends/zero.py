@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from hfx import Backend, Plugin, Problem, Run, hookimpl
+from hfx import Backend, Plugin, Problem, Run, Shares, hookimpl
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _CANNOT = {
     "adafactor": "factors a parameter's rows and columns",
@@ -75,3 +78,9 @@ class Zero(Plugin):
         from hfx_plugins.backends.zero_impl import ZeroBackend
 
         return ZeroBackend(run, self)
+
+    def shares(self, run: Run, module: nn.Module, ranks: int) -> Shares:
+        """Return what a rank holds: its pieces, the bucket, and at stage 3 what is gathered."""
+        from hfx_plugins.backends.zero_impl import shares
+
+        return shares(self, module, ranks)
