@@ -96,26 +96,18 @@ def execute(resolved: Resolved, argv: Sequence[str] = ()) -> RunResult:
 
 def main(run: Run) -> RunResult:
     """Train in this process: what a launcher calls in each it started."""
-    with preloaded():
-        return _main(run)
-
-
-def _main(run: Run) -> RunResult:
-    from hfx.advice import advice
-    from hfx.agreement import agree
-
     try:
-        _ = run.device
-        _check(run)
-        if run.world.size > 1:
-            agree(run)
-            run.watch()
-        return _train(run)
+        with preloaded(first=lambda: _check_here(run)):
+            if run.world.size > 1:
+                _meet(run)
+            return _train(run)
     except (RuntimeError, MemoryError) as error:
         if of_ranks(error):
             raise explained(error, run.world.rank, run.hanging) from error
         if not ran_out(error):
             raise
+        from hfx.advice import advice
+
         raise DeviceMemoryError(advice(run)) from error
     except OSError as error:
         if isinstance(error, HfxError) or error.filename is None:
@@ -125,6 +117,19 @@ def _main(run: Run) -> RunResult:
         ) from error
     finally:
         run.close()
+
+
+def _check_here(run: Run) -> None:
+    """Check again, now that torch is there to say which device this is."""
+    _ = run.device
+    _check(run)
+
+
+def _meet(run: Run) -> None:
+    from hfx.agreement import agree
+
+    agree(run)
+    run.watch()
 
 
 def _train(run: Run) -> RunResult:

@@ -8,14 +8,14 @@ worker processes share, by looking at them.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
 from hfx.allocator import keep_no_buffers
 
-EVERYWHERE = (
-    "torch",
+NAMES = (
+    "hfx.advice",  # needed when memory ended, and nothing can be imported any more
     "transformers.masking_utils",
     "transformers.modeling_utils",
     "transformers.models.auto.tokenization_auto",
@@ -23,19 +23,25 @@ EVERYWHERE = (
 
 
 @contextmanager
-def preloaded() -> Iterator[None]:
-    """Import torch and transformers, and leave what is there to no collection until the context is left."""
+def preloaded(first: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Import torch and transformers, and leave what is there to no collection until the context is left.
+
+    Args:
+        first: Called between the two. What it refuses (a package that is there and broken) transformers might import.
+    """
     keep_no_buffers()
     frozen_before, enabled = gc.get_freeze_count(), gc.isenabled()
     gc.disable()
     try:
-        for name in EVERYWHERE:
-            import_module(name)
-    finally:
-        gc.freeze()
-        if enabled:
-            gc.enable()
-    try:
+        try:
+            import_module("torch")
+            first()
+            for name in NAMES:
+                import_module(name)
+        finally:
+            gc.freeze()
+            if enabled:
+                gc.enable()
         yield
     finally:
         if not frozen_before:

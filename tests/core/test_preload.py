@@ -44,3 +44,24 @@ def test_nothing_is_collected_while_torch_and_transformers_are_imported_and_noth
 
 def test_a_collector_that_the_caller_stopped_and_froze_stays_so():
     assert said(KEPT) == ["False", "False True"]
+
+
+REFUSED = dedent("""
+    import gc, sys
+
+    from hfx.preload import preloaded
+
+    def refuse():
+        print("torch" in sys.modules, "transformers.modeling_utils" in sys.modules)
+        raise ValueError
+
+    try:
+        with preloaded(first=refuse):
+            pass
+    except ValueError:
+        print(gc.get_freeze_count(), gc.isenabled())
+""")
+
+
+def test_what_a_check_refuses_is_refused_before_transformers_is_imported_and_the_collector_is_as_it_was():
+    assert said(REFUSED) == ["True False", "0 True"]
