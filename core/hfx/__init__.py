@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from hfx.protocols import Source as Source
     from hfx.protocols import Step as Step
     from hfx.protocols import StepResult as StepResult
+    from hfx.protocols import Stretch as Stretch
     from hfx.protocols import Table as Table
     from hfx.protocols import TableStep as TableStep
     from hfx.protocols import Task as Task
@@ -69,7 +70,7 @@ _HOMES = {
 _HOMES |= dict.fromkeys(
     ["BadRow", "Backend", "Batcher", "ColumnType", "Drop", "Drops", "Example", "Executor", "Metrics", "Place",
      "Precision", "Problem", "Row", "Rows", "RunResult", "Sampler", "Shares", "SketchedStep", "Source", "Step",
-     "StepResult", "Table", "TableStep", "Task", "World"],
+     "StepResult", "Stretch", "Table", "TableStep", "Task", "World"],
     "protocols",
 )  # fmt: skip
 _HOMES |= dict.fromkeys(["ConfigError", "DataError", "HfxError", "ModelError", "RemoteError", "nearest"], "errors")

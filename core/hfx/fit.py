@@ -10,8 +10,12 @@ from hfx.plan import Plan
 
 CHEAPER_STEP = 0.03
 """What halving the micro-batch costs, as a share of a step's time: a guess, which orders what is tried."""
-SHARDED_STEP = 0.25
-"""The same of sharding over the ranks; it depends on what connects them."""
+SHARDED = (
+    (0.02, ("zero",), (("zero.stage", "2"),)),
+    (0.25, ("fsdp",), ()),
+)
+"""The same of backends that share over the ranks what each would hold: the optimizer's state and gradients, or all. It
+depends on what connects them. Stage 1 of ZeRO sends as much as stage 2, and stage 3 holds more than FSDP."""
 CHECKPOINTING = "gradient_checkpointing"
 OTHER_OPTIMIZER = 10.0
 """More than anything that leaves the result as it is."""
@@ -43,26 +47,38 @@ class Fit:
     changes_result: bool
 
 
-Planner = Callable[[Variant], Plan]
+Planner = Callable[[Variant], Plan | None]
+"""Plans a variant of a run; None where a plugin refuses it."""
 
 
 def fit(planner: Planner, budget: int, micro_batch_size: int, active: frozenset[str], ranks: int = 1) -> Fit | None:
     """Return the cheapest variant whose peak is within a budget of bytes; None where none is.
 
     Techniques that leave the result as it is come first, by what they cost in time: smaller micro-batches, recomputing
-    all but products of matrices, sharding over the ranks where nobody chose a backend, then every n-th layer; another
+    all but products of matrices, sharing over the ranks where nobody chose a backend, then every n-th layer; another
     optimizer comes last, since it learns otherwise.
     """
-    sharded = ranks > 1 and "auto_backend" in active
-    ordered = sorted(_variants(micro_batch_size, active, sharded), key=lambda item: item[0])
-    for tried, (cost, variant) in enumerate(ordered, start=1):
-        found = planner(variant)
-        if found.peak.total() <= budget:
+    ordered = sorted(
+        _variants(micro_batch_size, active, ranks > 1 and "auto_backend" in active), key=lambda item: item[0]
+    )
+    # Of a backend and an optimizer the smallest micro-batch with all recomputed comes last, and holds least.
+    least = {kind: variant for _, kind, variant in ordered}
+    hopeless: dict[str, bool] = {}
+    tried = 0
+    for cost, kind, variant in ordered:
+        if hopeless.get(kind):
+            continue
+        tried += 1
+        if (found := planner(variant)) and found.peak.total() <= budget:
             return Fit(variant, found, tried, cost >= OTHER_OPTIMIZER)
+        if kind not in hopeless:
+            lowest = planner(least[kind])
+            hopeless[kind] = lowest is None or lowest.peak.total() > budget
     return None
 
 
-def _variants(micro_batch_size: int, active: frozenset[str], sharded: bool) -> Iterator[tuple[float, Variant]]:
+def _variants(micro_batch_size: int, active: frozenset[str], shared: bool) -> Iterator[tuple[float, str, Variant]]:
+    """Yield what may be tried: its cost, what it updates with and shares by, and the words."""
     halves = [(micro_batch_size >> times) for times in range(micro_batch_size.bit_length())]
     recomputed: list[tuple[float, Variant]] = [(0.0, Variant())]
     if CHECKPOINTING not in active:
@@ -72,17 +88,17 @@ def _variants(micro_batch_size: int, active: frozenset[str], sharded: bool) -> I
         plugins: tuple[str, ...] = () if CHECKPOINTING in active else (CHECKPOINTING,)
         options = ((f"{CHECKPOINTING}.every", str(every)),) if every > 1 or CHECKPOINTING in active else ()
         recomputed.append((1 / 3 / every, Variant(plugins, options)))
-    optimizers = [(0.0, "")]
+    optimizers: list[tuple[float, tuple[str, ...]]] = [(0.0, ())]
     if "adamw" in active:
-        optimizers.append((OTHER_OPTIMIZER, "lion"))
+        optimizers.append((OTHER_OPTIMIZER, ("lion",)))
     if "adafactor" not in active:
-        optimizers.append((OTHER_OPTIMIZER + 1, "adafactor"))
-    backends = [(0.0, ""), (SHARDED_STEP, "fsdp")] if sharded else [(0.0, "")]
+        optimizers.append((OTHER_OPTIMIZER + 1, ("adafactor",)))
+    backends = [(0.0, Variant()), *((cost, Variant(*words)) for cost, *words in (SHARDED if shared else ()))]
     for (times, micro), (slower, variant), (sent, backend), (other, optimizer) in product(
         enumerate(halves), recomputed, backends, optimizers
     ):
-        if backend and optimizer == "adafactor":
-            continue  # it factors whole matrices
         fields = {"micro_batch_size": str(micro)} if times else {}
-        named = (*variant.plugins, *filter(None, (backend, optimizer)))
-        yield times * CHEAPER_STEP + slower + sent + other, Variant(named, variant.options, fields)
+        plugins = (*variant.plugins, *backend.plugins, *optimizer)
+        cost = times * CHEAPER_STEP + slower + sent + other
+        kind = " ".join((*backend.plugins, *optimizer))
+        yield cost, kind, Variant(plugins, (*variant.options, *backend.options), fields)

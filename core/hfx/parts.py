@@ -52,6 +52,8 @@ class Parts:
         """What the plugins' checks warned of: they are asked twice."""
         self.planning = False
         """True while `hfx plan` traces: a model needs its shapes, and nobody reads its weights."""
+        self.left_out: set[str] = set()
+        """Names of plugins that leave out, while `hfx plan` traces, what they would do in a run: they add theirs."""
         self._held_before_model = 0
         self._parts: dict[str, Any] = {}
         self._building: list[str] = []

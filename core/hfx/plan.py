@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from hfx.order import Position
 from hfx.protocols import Shares, World
+from hfx.ranks import INNER, NAMES, of_rank, shares_of
 from hfx.tracing import Peak, Tracer
 
 if TYPE_CHECKING:
-    from hfx.order import GlobalBatch
+    from hfx.order import GlobalBatch, Sequence
     from hfx.run import Run
 
 _STEPS = 2
@@ -52,6 +53,10 @@ class Plan:
     ranks: int = 1
     shares: Shares | None = None
     """What a rank holds of it all; None: nobody says, and the figures are of one that holds everything."""
+    tokens_each: int = 0
+    """Positions of the step that the rank has of `tokens`; the operations are those on them."""
+    left_out: frozenset[str] = frozenset()
+    """Plugins that do something else while a plan is made than in a run."""
 
 
 def plan(run: Run, shorten: bool = True, said: list[str] | None = None, ranks: int = 1) -> Plan:
@@ -68,10 +73,10 @@ def plan(run: Run, shorten: bool = True, said: list[str] | None = None, ranks: i
     """
     from hfx.report import before_step_one
 
-    batch = largest_batch(run, ranks)
-    whole = _twin(run, ranks)
+    batch, rank = _largest(run, ranks)
+    whole = _twin(run, World(0, ranks))
     with Tracer().tracing():
-        shares = _shares(whole)
+        shares = shares_of(whole)
         stack = Stack.of(whole.model)
         parameters = list(whole.model.parameters())
         counts = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
@@ -81,39 +86,54 @@ def plan(run: Run, shorten: bool = True, said: list[str] | None = None, ranks: i
     depths = stack.depths() if stack and shorten else ()
     if depths:
         assert stack is not None
-        first, second = (_trace(run, batch, depth, ranks) for depth in depths)
+        first, second = (_trace(run, batch, depth, World(rank, ranks)) for depth in depths)
         traced = _extrapolated(first, second, stack.size)
     else:
-        traced = _trace(run, batch, None, ranks)
-    peaks = {name: _of_rank(peak, name, shares) for name, peak in traced.peaks.items()} if shares else traced.peaks
-    moment, peak = max(peaks.items(), key=lambda item: item[1].total())
+        traced = _trace(run, batch, None, World(rank, ranks))
     size = stack.size if stack else 0
-    return Plan(peak, moment, peaks, *counts, batch.tokens, traced.flops, size, depths or (size,), ranks, shares)
+    peaks = {name: of_rank(peak, name, size, shares) for name, peak in traced.peaks.items()} if shares else traced.peaks
+    moment, peak = max(peaks.items(), key=lambda item: item[1].total())
+    return Plan(
+        peak,
+        moment,
+        peaks,
+        *counts,
+        batch.tokens,
+        traced.flops,
+        size,
+        depths or (size,),
+        ranks,
+        shares,
+        sum(map(_length, batch.share(rank, ranks))),
+        frozenset(whole.left_out),
+    )
 
 
-def ranks_of(run: Run) -> int:
-    """Return how many processes a run's config asks for; of a range of machines the fewest, where each holds most."""
-    config = run.config
-    on_each = max(1, torch.accelerator.device_count()) if config.nproc == "auto" else config.nproc
-    return on_each * int(config.nnodes.partition(":")[0])
+def largest_batch(run: Run) -> GlobalBatch:
+    """Return the batch, among the first, whose largest micro-batch has the most positions."""
+    return _largest(run, 1)[0]
 
 
-def largest_batch(run: Run, ranks: int = 1) -> GlobalBatch:
-    """Return the batch, among the first, in which the first rank's largest micro-batch has the most positions."""
-    best: tuple[int, GlobalBatch] | None = None
+def _largest(run: Run, ranks: int) -> tuple[GlobalBatch, int]:
+    """Return the batch, among the first, and the rank of it, whose largest micro-batch has the most positions."""
+    best: tuple[int, GlobalBatch, int] | None = None
     micro = run.config.micro_batch_size
     for step, batch in zip(range(_LOOKED_AT), run.order.batches(Position()), strict=False):
         if step >= run.total_steps:
             break
-        own = batch.share(0, ranks)
-        lengths = [sum(int(s.table.column("length")[row]) for row in s.rows) for s in own]
-        size = max(
-            len(lengths[at : at + micro]) * max(lengths[at : at + micro]) for at in range(0, len(lengths), micro)
-        )
-        if best is None or size > best[0]:
-            best = size, batch
+        for rank in range(ranks):
+            lengths = [_length(sequence) for sequence in batch.share(rank, ranks)]
+            parts = [lengths[at : at + micro] for at in range(0, len(lengths), micro)]
+            # Behind the first one there are gradients, too.
+            size = max((len(part) * max(part) for part in parts[1:] or parts), default=0)
+            if best is None or size > best[0]:
+                best = size, batch, rank
     assert best is not None, "the data yields examples, or the run would have been refused"
-    return best[1]
+    return best[1:]
+
+
+def _length(sequence: Sequence) -> int:
+    return sum(int(sequence.table.column("length")[row]) for row in sequence.rows)
 
 
 # ── tracing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -126,11 +146,11 @@ class _Traced:
     flops: int
 
 
-def _twin(run: Run, ranks: int) -> Run:
-    """Return the first of so many ranks, with the same data; its device side is still to be built."""
+def _twin(run: Run, world: World) -> Run:
+    """Return a run with the same data, one rank of so many, whose device side is still to be built."""
     from hfx.run import Run
 
-    twin = with_data_of(run, Run(run.resolved, run.output, World(0, ranks) if ranks > 1 else run.world))
+    twin = with_data_of(run, Run(run.resolved, run.output, world if world.size > 1 else run.world))
     twin.planning = True
     return twin
 
@@ -142,11 +162,11 @@ def with_data_of(run: Run, other: Run) -> Run:
     return other
 
 
-def _trace(run: Run, batch: GlobalBatch, depth: int | None, ranks: int) -> _Traced:
+def _trace(run: Run, batch: GlobalBatch, depth: int | None, world: World) -> _Traced:
     """Trace steps of a run, whose model has so many of its layers."""
     from hfx.loop import train_step
 
-    twin, tracer = _twin(run, ranks), Tracer()
+    twin, tracer = _twin(run, world), Tracer()
     with tracer.tracing():
         tracer.segment("build")
         model = twin.model
@@ -227,37 +247,7 @@ class _Landmarks(ExitStack):
         return hook
 
 
-# ── ranks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _shares(run: Run) -> Shares | None:
-    """Return what the backend's plugin states for a rank; None where there is one rank, or it states nothing."""
-    name = run.resolved.roles["backend"].plugin
-    plugin: Any = next(active.plugin for active in run.active if active.name == name)
-    if run.world.size == 1 or not hasattr(plugin, "shares"):
-        return None
-    _ = run.optimizer
-    found: Shares = plugin.shares(run=run, module=run.module, ranks=run.world.size)
-    return found
-
-
-def _of_rank(peak: Peak, stretch: str, shares: Shares) -> Peak:
-    """Return what a rank holds at a moment at which a process alone would hold `peak`."""
-    phase = stretch.partition(" ")[0]
-    held = Peak(peak)
-    held["parameters"] = round(peak["parameters"] * shares.parameters)
-    held["optimizer state"] = round(peak["optimizer state"] * shares.state)
-    held["gradients"] = round(peak["gradients"] * shares.gradients)
-    if phase in ("forward", "backward") and shares.most_gradients is not None:
-        held["gradients"] = min(peak["gradients"], shares.most_gradients)
-    held["of the backend"] = shares.beside.get("always", 0) + shares.beside.get(phase, 0)
-    return held
-
-
 # ── layers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-_NAMES = ("the first layer", "the second layer", "the last but one layer", "the last layer")
-_INNER = "an inner layer"
 
 
 class Stack:
@@ -283,7 +273,7 @@ class Stack:
     def depths(self) -> tuple[int, ...]:
         """Return two numbers of layers from which the whole follows; none where tracing all is as short."""
         step = self._period * -(-2 // self._period)
-        low = max(len(_NAMES), 2 * self._period)
+        low = max(len(NAMES), 2 * self._period)
         low += (self.size - low) % self._period
         return (low, low + step) if low + step < self.size else ()
 
@@ -295,11 +285,11 @@ class Stack:
         """Yield the layers, with names for those at both ends."""
         size = len(self._layers)
         for index, layer in enumerate(self._layers):
-            if size < len(_NAMES):
+            if size < len(NAMES):
                 yield f"layer {index}", layer
             else:
-                at = index if index < 2 else index - size + len(_NAMES)
-                yield _NAMES[at] if (at < 2 and index < 2) or index >= size - 2 else _INNER, layer
+                at = index if index < 2 else index - size + len(NAMES)
+                yield NAMES[at] if (at < 2 and index < 2) or index >= size - 2 else INNER, layer
 
 
 def _sign(layer: nn.Module) -> Any:
@@ -325,6 +315,6 @@ def _extrapolated(few: _Traced, more: _Traced, size: int) -> _Traced:
     peaks = {
         name: Peak({kind: whole(low[kind], more.peaks[name][kind]) for kind in low | more.peaks[name]})
         for name, low in few.peaks.items()
-        if name in more.peaks and _INNER not in name
+        if name in more.peaks and INNER not in name
     }
     return _Traced(size, peaks, whole(few.flops, more.flops))

@@ -465,6 +465,24 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of a step at which `hfx plan` looks, and the gradients there are at its highest moment."""
+
+    phase: Literal["build", "forward", "forward of the loss", "backward of the loss", "backward", "optimizer"]
+    """"build" is the making of model and optimizer; the loss is all that is behind the last layer."""
+    done: int
+    """Layers that the pass at hand has left behind."""
+    layers: int
+    """Layers of the model; 0 where they are not told apart: then the phases of the loss are the whole passes."""
+    gradients: int
+    """Bytes of gradients that a process alone would hold."""
+
+
+def _nothing(stretch: Stretch) -> Mapping[str, int]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
 class Shares:
     """What one of several ranks holds of what a process alone would, and what it holds beside: for `hfx plan`.
 
@@ -478,10 +496,9 @@ class Shares:
     """The share of the gradients, once they are reduced."""
     state: float = 1.0
     """The share of the optimizer's state."""
-    most_gradients: int | None = None
-    """Bytes of gradients in the backward pass at most, where they are reduced late; None: their share holds there."""
-    beside: Mapping[str, int] = field(default_factory=dict)
-    """Bytes of buffers and copies: "always", and more in the "forward" pass, the "backward" pass, the "optimizer"."""
+    beside: Callable[[Stretch], Mapping[str, int]] = _nothing
+    """Bytes by kind that a rank holds beside in a stretch: buckets, what is gathered. Bytes of "gradients" stand in
+    place of their share, where they are not reduced yet. While the model is built a rank holds all of it."""
 
 
 @dataclass(frozen=True, slots=True)

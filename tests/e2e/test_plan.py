@@ -296,11 +296,19 @@ def test_a_rank_of_several_holds_the_share_that_its_backend_states(folder: Path)
     alone, four = planned(folder, made), planned(folder, made, *machines)
     assert (alone["ranks"], four["ranks"]) == (1, 4)
     trained = 4 * alone["trained_parameters"]
-    assert four["bytes"]["of the backend"] == trained  # the buckets of DDP
+    assert four["bytes"]["buckets"] == trained  # DDP's
+    assert four["tokens_per_step_each"] == four["tokens_per_step"] / 4
     assert four["flops_per_step"] == pytest.approx(alone["flops_per_step"] / 4, rel=1e-3)
     sharded = planned(folder, made, "--nproc", "4", "--plugin", "fsdp")
     assert sharded["bytes"]["optimizer state"] == pytest.approx(trained * 2 / 4, rel=1e-3)
     assert sharded["peak_bytes"] < alone["peak_bytes"] < four["peak_bytes"]
+
+
+def test_what_a_plan_leaves_out_is_named(folder: Path) -> None:
+    (folder / "compiled.yaml").write_text(json.dumps(config({"compile": {}}, {"layers": 2})))
+    done = hfx(folder, "compiled.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "without    'compile': the figures are those of the same run without it" in done.stdout
 
 
 def test_a_budget_for_each_of_several_ranks_is_met_by_sharding_where_nobody_chose_a_backend(folder: Path) -> None:

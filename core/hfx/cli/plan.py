@@ -43,7 +43,8 @@ def command(ctx: click.Context, /, fit: str | None, device: str | None, as_json:
     The data are prepared as for a run. The run's own step is traced on tensors without content: no weight is read, and
     what the plan holds itself is small. Of several processes it says what each of them holds.
     """
-    from hfx.plan import plan, ranks_of
+    from hfx.plan import plan
+    from hfx.ranks import ranks_of
 
     budget = _bytes(fit) if fit else None
     run = opened(ctx)
@@ -88,9 +89,11 @@ def _rate(run: Run, device: str | None) -> tuple[float, str]:
 # ── variants ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _planned(ctx: click.Context, run: Run, variant: Variant) -> Plan:
-    """Return the plan of what was typed, with more words; the data are those of the run."""
-    from hfx.plan import plan, ranks_of, with_data_of
+def _planned(ctx: click.Context, run: Run, variant: Variant) -> Plan | None:
+    """Return the plan of what was typed, with more words, on the run's data; None where a plugin refuses them."""
+    from hfx.api import problems
+    from hfx.plan import plan, with_data_of
+    from hfx.ranks import ranks_of
     from hfx.run import Run
 
     own = arguments(ctx)
@@ -102,8 +105,10 @@ def _planned(ctx: click.Context, run: Run, variant: Variant) -> Plan:
         plugin_options=[*(options if dropped else own.plugin_options), *variant.options],
         fields=own.fields | variant.fields,
     )
-    other = Run(typed.resolve(), run.output, run.world)
-    return plan(with_data_of(run, other), ranks=ranks_of(run))
+    resolved = typed.resolve()
+    if any(problem.fatal for problem in problems(resolved)):
+        return None
+    return plan(with_data_of(run, Run(resolved, run.output, run.world)), ranks=ranks_of(run))
 
 
 def _techniques(ctx: click.Context, run: Run, whole: Plan) -> list[str]:
@@ -115,6 +120,8 @@ def _techniques(ctx: click.Context, run: Run, whole: Plan) -> list[str]:
         if not any(active in run.hooks.wrappers(hook) for hook in ("hfx_model", "hfx_optimizer")):
             continue
         without = _planned(ctx, run, Variant(plugins=(f"no:{active.name}",)))
+        if without is None:
+            continue
         saved = without.peak.total() - whole.peak.total()
         lines.append(
             f"technique  {active.name}: {_size(abs(saved))} {'less' if saved >= 0 else 'more'} than without it, "
@@ -125,7 +132,7 @@ def _techniques(ctx: click.Context, run: Run, whole: Plan) -> list[str]:
 
 def _fit(ctx: click.Context, run: Run, budget: int) -> Fit | None:
     from hfx.fit import fit
-    from hfx.plan import ranks_of
+    from hfx.ranks import ranks_of
 
     names = frozenset(active.name for active in run.active)
     micro = run.config.micro_batch_size
@@ -143,15 +150,24 @@ def _lines(run: Run, found: Plan, rate: float, rate_from: str) -> list[str]:
     seconds = found.flops / rate
     kinds = ", ".join(f"{kind} {_size(size)}" for kind, size in found.peak.most_common() if size >= 2**20)
     layers = f"{found.traced[0]} and {found.traced[1]}" if len(found.traced) > 1 else "all"
-    each = "" if found.ranks == 1 else " each"
+    alone = found.ranks == 1
+    each = "" if alone else " each"
+    traced = f"{found.tokens:,} tokens" if alone else f"{found.tokens:,} tokens, {found.tokens_each:,} of them here"
+    in_all = "" if alone else f", {found.flops * found.tokens / max(1, found.tokens_each):.3g} in all"
     return [
         *_rank_lines(run, found),
         f"memory     {_size(found.peak.total())}{each} at most, in the {found.moment}: {kinds}",
-        f"traced     {layers} of {found.layers} layers, the largest batch of the first steps ({found.tokens:,} tokens)",
-        f"compute    {found.flops:.3g} operations a step{each}; at {rate:.3g} a second ({rate_from})",
+        f"traced     {layers} of {found.layers} layers, the largest batch of the first steps ({traced})",
+        f"compute    {found.flops:.3g} operations a step{each}{in_all}; at {rate:.3g} a second ({rate_from})",
         f"time       at least {seconds:,.2g} s a step, {_duration(seconds * run.total_steps)} in all; "
         f"at most {found.tokens / seconds:,.0f} tokens/s",
+        *_left_out(found),
     ]
+
+
+def _left_out(found: Plan) -> list[str]:
+    names = ", ".join(f"'{name}'" for name in sorted(found.left_out))
+    return [f"without    {names}: the figures are those of the same run without it"] if names else []
 
 
 def _rank_lines(run: Run, found: Plan) -> list[str]:
@@ -161,11 +177,11 @@ def _rank_lines(run: Run, found: Plan) -> list[str]:
     backend = run.resolved.roles["backend"].plugin
     if found.shares is None:
         return [
-            f"processes  {found.ranks}; '{backend}' does not say what each of them holds, so this is what one holds "
-            "that has everything"
+            f"processes  {found.ranks}; '{backend}' does not say what each of them holds, so the memory is that of one "
+            "process with all parameters, gradients and state"
         ]
     names = {"parameters": found.shares.parameters, "gradients": found.shares.gradients, "state": found.shares.state}
-    shares = ", ".join(f"{share:.0%} of the {name}" for name, share in names.items())
+    shares = ", ".join(f"{share:.1%} of the {name}".replace(".0%", "%") for name, share in names.items())
     return [f"processes  {found.ranks} under '{backend}', each with {shares}; sending to each other takes time, too"]
 
 
@@ -213,6 +229,9 @@ def _figures(run: Run, found: Plan, rate: float, fitting: Fit | None) -> dict[st
         "moments": {name: peak.total() for name, peak in found.peaks.items()},
         "ranks": found.ranks,
         "shares_known": found.ranks == 1 or found.shares is not None,
+        "bytes_at_update": dict(found.peaks.get("optimizer", {})),
+        "tokens_per_step_each": found.tokens_each,
+        "left_out": sorted(found.left_out),
         "parameters": found.parameters,
         "trained_parameters": found.trained,
         "tokens_per_step": found.tokens,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from hfx import Backend, Plugin, Problem, Run, Shares, hookimpl
+from hfx import Backend, Plugin, Problem, Run, Shares, Stretch, hookimpl
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,5 +46,10 @@ class Ddp(Plugin):
         from hfx_plugins.backends.sharing import trained_size
 
         trained = trained_size(module)
-        sent = 0 if self.reduce_in == "same" else trained // 2
-        return Shares(beside={"always": trained, "backward": sent})
+        bucket = min(trained, int(self.bucket_mb * 2**20))
+
+        def beside(stretch: Stretch) -> dict[str, int]:
+            sending = self.reduce_in != "same" and "backward" in stretch.phase and stretch.gradients >= bucket
+            return {"buckets": trained + (bucket // 2 if sending else 0)}
+
+        return Shares(beside=beside)

@@ -62,10 +62,10 @@ class Fsdp(Plugin):
 
         return FsdpBackend(run, self)
 
-    def shares(self, run: Run, module: nn.Module, ranks: int) -> Shares:
-        """Return what a rank holds: its shards, and what is gathered of the layers at work."""
+    def shares(self, run: Run, module: nn.Module, ranks: int) -> Shares | None:
+        """Return what a rank holds: its shards, and what is gathered; nothing is known of offloaded shards."""
         from hfx_plugins.backends.fsdp_impl import shares
 
-        config = run.config
-        several = config.batch_size > config.micro_batch_size * ranks
-        return shares(self, module, ranks, several)
+        if self.gather_in != "same":  # layers are traced in the numbers that their shards have
+            run.left_out.add(f"{self.name}.gather_in")
+        return None if self.offload else shares(self, run, module, ranks)

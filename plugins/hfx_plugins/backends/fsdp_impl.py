@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from hfx import DistributedBackend, Shares
+from hfx import DistributedBackend, Shares, Stretch
 from hfx.errors import IncompatibleError
-from hfx_plugins.backends.sharing import size_of, trained_size
+from hfx_plugins.backends.sharing import layers_of, several_micro_steps, size_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -106,8 +106,7 @@ def _layers(model: nn.Module) -> list[nn.Module]:
     Raises:
         IncompatibleError: the model names none, or has none of them.
     """
-    names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
-    found = [module for module in model.modules() if type(module).__name__ in names]
+    found = layers_of(model)
     if not found:
         raise IncompatibleError(
             f"'fsdp' shards layer by layer, and '{type(model).__name__}' does not say what its layers are; "
@@ -122,30 +121,82 @@ def _local_bytes(module: nn.Module) -> int:
     return sum(part.numel() * part.element_size() for part in parts)
 
 
-def shares(options: Fsdp, module: nn.Module, ranks: int, several: bool) -> Shares:
-    """Return what a rank holds: shards, the layers at work, and all along what belongs to no layer (embedding, head).
+# ── what a rank holds ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    A layer is gathered into one piece and copied out of it. In its backward pass come its whole gradients and, at the
-    end, those of what belongs to no layer, each once more in the piece from which they are reduced. How much of a layer
-    that is at once was measured: three times its size on two ranks, three and a half on four. Where a step has several
+
+def shares(options: Fsdp, run: Run, module: nn.Module, ranks: int) -> Shares:
+    """Return what a rank holds, as torch 2.13 does it."""
+    parameters = list(module.parameters())
+    share = sum(_shard_size(p, ranks) for p in parameters) / size_of(parameters)
+    held = _Gathered(options, module, share, several_micro_steps(run, ranks))
+    return Shares(parameters=share, gradients=share, state=share, beside=held.beside)
+
+
+def _shard_size(parameter: nn.Parameter, ranks: int) -> int:
+    """Return the bytes of the largest shard: a parameter is cut along its first dimension."""
+    rows = parameter.shape[0] if parameter.dim() else 1
+    return -(-rows // ranks) * (parameter.numel() // max(1, rows)) * parameter.element_size()
+
+
+class _Gathered:
+    """What is whole on a rank, and for how long.
+
+    What belongs to no layer (embedding, head) is gathered from the forward pass on to the end of the backward pass, and
+    its gradients are reduced then. A layer is gathered into one buffer and copied out of it; in the forward pass the
+    buffer stays until the next layer's is there. In the backward pass the next layer is gathered ahead, and a layer's
+    gradients are copied into a buffer that is reduced, which stays until the next one. Where a step has several
     micro-batches, gradients stay whole until the last one.
     """
-    model: Any = module.model
-    gathered = _DTYPES[options.gather_in]
-    layers = _layers(model)
-    inside = {id(p) for layer in layers for p in layer.parameters()}
-    largest = max(size_of(layer.parameters(), gathered) for layer in layers)
-    rest = [p for p in model.parameters() if id(p) not in inside]
-    around = size_of(rest, gathered)
-    reduced = size_of([p for p in rest if p.requires_grad], gathered)
-    whole = 0 if options.reshard else sum(size_of(layer.parameters(), gathered) for layer in layers) - largest
-    return Shares(
-        parameters=1 / ranks,
-        gradients=1 / ranks,
-        state=1 / ranks,
-        most_gradients=trained_size(module) if several else None,
-        beside={
-            "forward": around + whole + 2 * largest,
-            "backward": around + whole + max(4 * largest - 2 * largest // ranks, 2 * reduced),
-        },
-    )
+
+    def __init__(self, options: Fsdp, module: nn.Module, share: float, several: bool) -> None:
+        self._kept, self._several, self._share = not options.reshard, several, share
+        reduced = _DTYPES[options.reduce_in]
+        layers = [list(layer.parameters()) for layer in _layers(cast("Any", module).model)]
+        inside = {id(p) for layer in layers for p in layer}
+        rest = [p for p in module.parameters() if id(p) not in inside]
+        self._layers = [size_of(layer) for layer in layers]
+        self._gradients = [size_of(_trained(layer)) for layer in layers]
+        self._largest = max(self._layers)
+        self._reduced = max(size_of(_trained(layer), reduced) for layer in layers)
+        self._rest, self._rest_reduced = size_of(rest), size_of(_trained(rest), reduced)
+        trained = [p for p in module.parameters() if p.requires_grad]
+        self._added_in = size_of(trained, reduced) / max(1, size_of(trained))
+
+    def beside(self, stretch: Stretch) -> dict[str, int]:
+        """Return the bytes of what is whole, and of buffers."""
+        if stretch.phase in ("build", "optimizer"):
+            return {}
+        forward = stretch.phase.startswith("forward")
+        gathered = self._forward(stretch) if forward else self._backward(stretch)
+        return {"gathered parameters": gathered} | self._whole_gradients(stretch, forward)
+
+    def _forward(self, stretch: Stretch) -> int:
+        kept = sum(self._layers[: stretch.done if stretch.layers else None]) if self._kept else 0
+        if stretch.phase == "forward of the loss":
+            return self._rest + kept + self._largest
+        return self._rest + max(kept + 2 * self._largest, self._rest if not stretch.done else 0)
+
+    def _backward(self, stretch: Stretch) -> int:
+        left = self._layers[: len(self._layers) - stretch.done]
+        if stretch.phase == "backward of the loss" and stretch.layers:
+            return self._rest + (sum(left) if self._kept else 0)
+        ahead = 2 if len(left) > 1 or not stretch.layers else 1
+        gathered = self._rest + (sum(left) if self._kept else ahead * self._largest)
+        gathered += self._reduced if stretch.done or not stretch.layers else 0
+        return max(gathered, self._rest_reduced) if len(left) == 1 else gathered
+
+    def _whole_gradients(self, stretch: Stretch, forward: bool) -> dict[str, int]:
+        """Return the bytes of gradients, those that are not reduced yet whole."""
+        if self._several:
+            return {"gradients": round(stretch.gradients * max(1.0, self._added_in))}
+        if forward:
+            return {}
+        if stretch.layers:
+            done = min(stretch.gradients, sum(self._gradients[len(self._gradients) - stretch.done :]))
+        else:
+            done = max(0, stretch.gradients - self._rest_reduced - max(self._gradients))
+        return {"gradients": round(stretch.gradients - done * (1 - self._share))}
+
+
+def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [p for p in parameters if p.requires_grad]

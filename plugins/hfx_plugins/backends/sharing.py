@@ -38,6 +38,17 @@ def alone(name: str, run: Run) -> Iterator[Problem]:
         )
 
 
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks that transformers says may not be split, outermost first; none where the model names none."""
+    names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def several_micro_steps(run: Run, ranks: int) -> bool:
+    """Return whether a rank runs several micro-batches a step."""
+    return run.config.batch_size > run.config.micro_batch_size * ranks
+
+
 def size_of(parameters: Iterable[nn.Parameter], dtype: Any = None) -> int:
     """Return the bytes of some parameters, in another dtype where one is given."""
     return sum(p.numel() * (dtype.itemsize if dtype else p.element_size()) for p in parameters)

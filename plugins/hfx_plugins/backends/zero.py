@@ -79,8 +79,10 @@ class Zero(Plugin):
 
         return ZeroBackend(run, self)
 
-    def shares(self, run: Run, module: nn.Module, ranks: int) -> Shares:
-        """Return what a rank holds: its pieces, the bucket, and at stage 3 what is gathered."""
-        from hfx_plugins.backends.zero_impl import shares
+    def shares(self, run: Run, module: nn.Module, ranks: int) -> Shares | None:
+        """Return what a rank holds: its pieces, the bucket, what is gathered; nothing is known of offloaded pieces."""
+        if self.offload_optimizer or self.offload_parameters:
+            return None
+        from hfx_plugins.backends.zero_shares import shares
 
-        return shares(self, module, ranks)
+        return shares(self, run, module, ranks)

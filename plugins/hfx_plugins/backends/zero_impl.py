@@ -16,9 +16,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from hfx import DistributedBackend, Shares, StepResult
+from hfx import DistributedBackend, StepResult
 from hfx.errors import IncompatibleError, StorageError
-from hfx_plugins.backends.sharing import size_of, trained_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,12 +25,6 @@ if TYPE_CHECKING:
     from hfx import Run
     from hfx.protocols import StateReader, Values
     from hfx_plugins.backends.zero import Zero
-
-
-PERSISTENT = 100_000
-"""Elements up to which a parameter is never cut at stage 3 (DeepSpeed's `stage3_param_persistence_threshold`)."""
-LIVE = 1_000_000_000
-"""Elements that stay gathered at stage 3 (`stage3_max_live_parameters`): all of a model below it."""
 
 
 class _StateDict(nn.Module):
@@ -328,24 +321,3 @@ class ZeroBackend(DistributedBackend):
             self._let_go()
             deepspeed.comm.destroy_process_group()  # torch's own, and what DeepSpeed remembers of it
         super().close()
-
-
-def shares(options: Zero, module: nn.Module, ranks: int) -> Shares:
-    """Return what a rank holds, as DeepSpeed 0.19 does it; each rank's pieces are kept once more as the optimizer's."""
-    trained, bucket = trained_size(module), int(options.bucket_mb * 2**20)
-    piece = trained // ranks
-    if options.stage < 3:
-        most = trained if options.stage == 1 else min(trained, bucket + 2 * piece)
-        return Shares(
-            gradients=2 / ranks, state=1 / ranks, most_gradients=most, beside={"always": piece, "backward": bucket}
-        )
-    parameters = list(module.parameters())
-    small = size_of(p for p in parameters if p.numel() < PERSISTENT)
-    gathered = min(size_of(parameters) - small, LIVE * 4)
-    return Shares(
-        parameters=1 / ranks,
-        gradients=0.0,
-        state=1 / ranks,
-        most_gradients=max(size_of([p]) for p in parameters),
-        beside={"always": 2 * piece + small + bucket, "forward": 2 * gathered, "backward": gathered},
-    )

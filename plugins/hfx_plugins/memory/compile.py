@@ -48,6 +48,8 @@ class Compile(Plugin):
         from hfx_plugins.memory.compile_impl import install
 
         model = yield
-        if not run.planning:
+        if run.planning:
+            run.left_out.add(self.name)
+        else:
             install(model, self, run)
         return model

@@ -45,6 +45,8 @@ class Liger(Plugin):
         from hfx_plugins.memory.liger_impl import patch
 
         model = yield
-        if not run.planning:
+        if run.planning:
+            run.left_out.add(self.name)
+        else:
             patch(model, self, run)
         return model
