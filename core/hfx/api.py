@@ -18,7 +18,7 @@ from hfx.errors import DeviceMemoryError, HfxError, IncompatibleError, StorageEr
 from hfx.launch import LAUNCHED, STOP_SIGNALS, stopping_on_signals, world_from
 from hfx.preload import preloaded
 from hfx.quiet import quieten
-from hfx.resume import RUN_FILE, check_differences, checkpoint_of, config_of, output_of
+from hfx.resume import RUN_FILE, checkpoint_of, config_of, output_of
 
 REPORT_FILE = "data_report.json"
 
@@ -133,6 +133,7 @@ def _meet(run: Run) -> None:
 
 
 def _train(run: Run) -> RunResult:
+    from hfx.differences import told
     from hfx.report import before_step_one
 
     if run.world.is_main and run.output.exists():
@@ -141,7 +142,7 @@ def _train(run: Run) -> RunResult:
     run.build()  # Ctrl-C ends it at once: there is no step to finish, and the cache keeps what is whole
     lines = before_step_one(run)
     if found:
-        lines += [f"differs from the checkpoint: {line}" for line in check_differences(run, found)]
+        lines += told(run, found)
         run.restore(found)
         lines.append(f"resumed from {found.path} at step {run.step} of {run.total_steps}")
         if run.step >= run.total_steps:
@@ -159,8 +160,8 @@ def _train(run: Run) -> RunResult:
         with stopping_on_signals(run):
             result = run.hooks.run(run=run)
     except (HfxError, RuntimeError, MemoryError) as error:
-        told = isinstance(error, HfxError) or ran_out(error)
-        if told and run.world.is_main and not found and run.step == 0:
+        named = isinstance(error, HfxError) or ran_out(error)
+        if named and run.world.is_main and not found and run.step == 0:
             _take_back(run)
         raise
     run.at("the export")

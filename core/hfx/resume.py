@@ -1,11 +1,10 @@
-"""Where a run writes, whether it goes on from a checkpoint, and what differs between then and now."""
+"""Where a run writes, and whether it goes on from a checkpoint."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from hfx.run import Run
 
 RUN_FILE = "run.yaml"
-_LAST_BITS = "same order of samples; sums may differ in the last bits"
 
 
 def output_of(resolved: Resolved, world: World) -> Path:
@@ -87,84 +85,3 @@ def checkpoint_of(run: Run) -> Checkpoint | None:
     from hfx.checkpoint import newest
 
     return newest(run.output, run.world.size) if (run.output / RUN_FILE).exists() else None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A field that is not what it was when the checkpoint was saved."""
-
-    field: str
-    saved: Any
-    now: Any
-    effect: str
-    refused: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.field}: saved {self.saved}, now {self.now} ({self.effect})"
-
-
-def differences(run: Run, found: Checkpoint) -> list[Difference]:
-    """Return what differs between a checkpoint and this run, and what each difference does."""
-    then, now = found.state["run"], run.config.identity()
-    result = [
-        Difference(name, then.get(name), now[name], *_effect(name)) for name in now if then.get(name) != now[name]
-    ]
-    if found.state["world_size"] != run.world.size:
-        result.append(Difference("world size", found.state["world_size"], run.world.size, _LAST_BITS))
-    current = {a.name: [a.distribution, a.version, a.plugin.options()] for a in run.active}
-    saved_plugins = found.state["plugins"]
-    optimizer = run.resolved.roles["optimizer"].plugin
-    for name in sorted(saved_plugins.keys() | current):
-        saved, present = saved_plugins.get(name), current.get(name)
-        if saved != present:
-            effect = (
-                "the checkpoint's learning rate and groups stay" if saved and present else "another plugin takes part"
-            )
-            other = name == optimizer and saved is None
-            effect = "the checkpoint holds the state of another optimizer" if other else effect
-            result.append(Difference(f"plugin '{name}'", *_brief(saved, present), effect, refused=other))
-    if found.state["data"]["plan_sha256"] != run.plan_sha256():
-        result.append(
-            Difference("order of samples", found.state["data"]["plan_sha256"][:8], run.plan_sha256()[:8],
-                       "the position means nothing in another order", refused=True)
-        )  # fmt: skip
-    return result
-
-
-def _brief(saved: list[Any] | None, present: list[Any] | None) -> tuple[str, str]:
-    """Return a plugin then and now: the package where that differs, and the options that do."""
-    if saved is None or present is None:
-        return tuple("absent" if one is None else f"{one[0]} {one[1]}" for one in (saved, present))  # type: ignore[return-value]
-    options = [key for key in saved[2] | present[2] if saved[2].get(key) != present[2].get(key)]
-    packages = [f"{one[0]} {one[1]}" if saved[:2] != present[:2] else "" for one in (saved, present)]
-    named = [" ".join(f"{key}={one[2].get(key)}" for key in options) for one in (saved, present)]
-    return f"{packages[0]} {named[0]}".strip(), f"{packages[1]} {named[1]}".strip()
-
-
-def _effect(name: str) -> tuple[str, bool]:
-    exact = {"log_every", "save_every", "eval_every", "keep", "max_bad_rows"}
-    if name in exact:
-        return "exact", False
-    if name == "micro_batch_size":
-        return _LAST_BITS, False
-    if name in ("steps", "epochs", "tokens"):
-        return "the schedule follows the new length from here on", False
-    if name == "max_grad_norm":
-        return "applies from here on", False
-    return "changes what is trained", name in ("seed", "batch_size", "seq_length", "data", "model")
-
-
-def check_differences(run: Run, found: Checkpoint) -> list[str]:
-    """Return one line per difference.
-
-    Raises:
-        ConfigError: one of them makes going on impossible.
-    """
-    result = differences(run, found)
-    refused = [difference for difference in result if difference.refused]
-    if refused:
-        lines = "; ".join(str(difference) for difference in refused)
-        raise ConfigError(
-            f"cannot resume '{found.path}': {lines}; set them back, or begin anew with another '--output'"
-        )
-    return [str(difference) for difference in result]
