@@ -51,6 +51,7 @@ bench: $(VENV)/ready-bench ## measure speed and memory beside the Trainer, TRL a
 	$(BIN)/python tests/benchmarks/bench_ladder.py --json docs/benchmarks/ladder.json --plot docs/benchmarks/ladder.svg
 	$(BIN)/python tests/benchmarks/bench_pretrained.py --json docs/benchmarks/pretrained.json
 	$(BIN)/python tests/benchmarks/bench_first_step.py
+	$(BIN)/python tests/benchmarks/bench_backends.py --json docs/benchmarks/backends.json
 
 reference: $(VENV)/ready-dev ## write the reference pages anew
 	$(BIN)/python docs/reference.py

@@ -121,7 +121,7 @@ CELLS: dict[str, Cell] = {
     "classification with lora": _one("classification", also={"lora": {"rank": 4}}, needs="peft"),
     "packing": _one("packing"),
     "padding": Cell({"padding": {}, "shuffle": {}, "linear": {}, "causal_lm": {}}),
-    "weighted": Cell({"weighted": {"column": "weight"}, "cosine": {}, "progress": {}}),
+    "weighted": Cell({"weighted": {"column": "weight"}, "cosine": {}, "progress": {}, "guard": {}}),
     "mixture": Cell({"mixture": {}, "constant": {}}, fields={"data": {"a": "rows.jsonl", "b": "more.jsonl"}}),
     "length_grouped": Cell({"length_grouped": {}, "wsd": {}}),
     "curriculum": Cell({"curriculum": {}, "polynomial": {}}),

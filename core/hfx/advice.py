@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 CLEARLY_LESS = 0.85
 """What is advised is planned to hold at most this share of what was held when memory ended: allocators keep more."""
-OTHERWISE = (
-    "lower 'micro_batch_size' (the result changes in its last bits only), or add '--plugin gradient_checkpointing'"
-)
+RECOMPUTED = "add '--plugin gradient_checkpointing'"
 
 
 def advice(run: Run) -> str:
@@ -29,7 +27,9 @@ def advice(run: Run) -> str:
     where = f"memory ran out at step {run.step}, with {had / 2**30:.2f} GiB in use"
     found = _fitting(run, int(had * CLEARLY_LESS)) if run.world.size == 1 else None
     if found is None:
-        return f"{where}; {OTHERWISE}"
+        smaller = f"'--micro-batch-size {run.smaller}'" if run.smaller else "a lower 'micro_batch_size'"
+        less = f"use {smaller} (the result changes in its last bits only), or "
+        return f"{where}; {less if run.micro_batch_size > 1 else ''}{RECOMPUTED}"
     learns = ", which learns otherwise" if found.changes_result else ""
     return f"{where}; add '{found.variant.words()}'{learns}: that is planned to hold {_gib(found.plan)} GiB"
 
@@ -40,7 +40,7 @@ def _gib(found: Plan) -> str:
 
 def _fitting(run: Run, budget: int) -> Fit | None:
     """Return the cheapest variant of the run that fits; None where nothing does, or the run cannot be made anew."""
-    config = yaml.safe_load(to_yaml(run.resolved))
+    config = yaml.safe_load(to_yaml(run.resolved)) | {"micro_batch_size": run.micro_batch_size}
 
     def planned(variant: Variant) -> Plan:
         typed = resolve(
@@ -52,7 +52,7 @@ def _fitting(run: Run, budget: int) -> Fit | None:
         return plan(with_data_of(run, Run(typed, run.output, run.world)))
 
     try:
-        found = fit(planned, budget, run.config.micro_batch_size, frozenset(active.name for active in run.active))
+        found = fit(planned, budget, run.micro_batch_size, frozenset(active.name for active in run.active))
     except HfxError:
         # Objects given from Python, or a plugin that refuses the variants: the general advice remains.
         return None

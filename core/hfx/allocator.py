@@ -27,6 +27,13 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and all(mallopt(what, _MOST) for what in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
 
 
+def give_back_freed_memory() -> None:
+    """Give what lies free in the process back to the system, where the C library is glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)
+
+
 def keep_no_buffers() -> None:
     """Let MKL give back what it works in, which `keep_freed_memory` keeps; it looks once, when torch is imported."""
     if _left_to_us():

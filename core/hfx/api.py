@@ -15,6 +15,7 @@ from hfx.blame import ran_out
 from hfx.claim import NO_RUN, claimed
 from hfx.collective import explained, of_ranks
 from hfx.errors import DeviceMemoryError, HfxError, IncompatibleError, StorageError
+from hfx.halving import follow
 from hfx.launch import LAUNCHED, STOP_SIGNALS, stopping_on_signals, world_from
 from hfx.preload import preloaded
 from hfx.quiet import quieten
@@ -77,8 +78,13 @@ def _resolved(config: Any, plugins: Sequence[Plugin | str], fields: dict[str, An
     )
 
 
-def execute(resolved: Resolved, argv: Sequence[str] = ()) -> RunResult:
+def execute(resolved: Resolved, argv: Sequence[str] = (), micro_batch_size: int | None = None) -> RunResult:
     """Run what was resolved: check, launch, prepare, build, train, export.
+
+    Args:
+        resolved: The run.
+        argv: The words it was typed with.
+        micro_batch_size: The largest micro-batch that fits, where a launcher found out.
 
     Raises:
         HfxError: the named failures; see `errors.py`.
@@ -88,6 +94,7 @@ def execute(resolved: Resolved, argv: Sequence[str] = ()) -> RunResult:
     quieten()
     world = world_from()
     run = Run(resolved, output_of(resolved, world), world)
+    run.smaller = micro_batch_size
     for note in resolved.notes if _tells(run) else ():
         print(f"hfx: {note}", file=sys.stderr)
     _check(run)
@@ -108,7 +115,9 @@ def main(run: Run) -> RunResult:
             raise
         from hfx.advice import advice
 
-        raise DeviceMemoryError(advice(run)) from error
+        failed = DeviceMemoryError(advice(run))
+        failed.micro_batch_size = run.smaller
+        raise failed from error
     except OSError as error:
         if isinstance(error, HfxError) or error.filename is None:
             raise
@@ -135,6 +144,7 @@ def _meet(run: Run) -> None:
 def _train(run: Run) -> RunResult:
     from hfx.differences import told
     from hfx.report import before_step_one
+    from hfx.state import cut_records
 
     if run.world.is_main and run.output.exists():
         run.enter(claimed(run.output))
@@ -148,17 +158,21 @@ def _train(run: Run) -> RunResult:
         if run.step >= run.total_steps:
             lines.append("nothing is left to train; a greater '--steps' would go on")
     elif (run.output / RUN_FILE).exists():
-        run.cut_records()
+        cut_records(run)
         lines.append(f"'{run.output}' holds a run without a checkpoint; it begins anew")
+    if (most := min(run.micro_batch_size, run.smaller or run.micro_batch_size)) < run.config.micro_batch_size:
+        lines.append(f"memory ran out before: micro-batches of {most} sequences at most")
     if run.world.is_main:
         if not run.output.exists():
             run.enter(claimed(run.output))
         _write_run_file(run)
         _write_report(run)
         print("\n".join(lines), file=sys.stderr, flush=True)
+    follow(run)
     try:
         with stopping_on_signals(run):
             result = run.hooks.run(run=run)
+            run.finish_saving()
     except (HfxError, RuntimeError, MemoryError) as error:
         named = isinstance(error, HfxError) or ran_out(error)
         if named and run.world.is_main and not found and run.step == 0:
@@ -187,7 +201,7 @@ def _place_of_model(run: Run) -> Path:
 
 def _take_back(run: Run) -> None:
     """Remove what was written of a run that ended before its first step, so that it can be begun again."""
-    for name in (RUN_FILE, REPORT_FILE):
+    for name in (RUN_FILE, REPORT_FILE, "metrics.jsonl"):  # the last may have events, and no step
         (run.output / name).unlink(missing_ok=True)
     if {file.name for file in run.output.iterdir()} <= NO_RUN:
         shutil.rmtree(run.output)

@@ -15,6 +15,8 @@ from hfx.protocols import StateReader, StepResult, Values
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from hfx.communication import Meter
+    from hfx.protocols import Ranks
     from hfx.run import Run
 
 
@@ -26,6 +28,8 @@ class TorchBackend:
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
+    communication: Meter | None = None
+    """Counts what collectives send and take, where that is known."""
 
     def __init__(self, run: Run) -> None:
         self.device: torch.device = run.device
@@ -59,6 +63,11 @@ class TorchBackend:
         scaled = self.scaler.scale(loss) if self.scaler else loss
         torch.autograd.backward(scaled)
 
+    def drop_gradients(self) -> bool:
+        """Drop them, and say that the step can begin anew."""
+        self.optimizer.zero_grad(set_to_none=True)
+        return True
+
     def step(self, max_norm: float | None) -> StepResult:
         """Clip to the norm over all parameters and update; skip the update where the norm is not finite."""
         if self.scaler:
@@ -82,6 +91,10 @@ class TorchBackend:
 
     def barrier(self) -> None:
         """Wait for nobody."""
+
+    def ranks_beside(self) -> Ranks:
+        """Return how ranks agree in a thread beside the training: there is one."""
+        return self
 
     def close(self) -> None:
         """Close nothing."""
@@ -130,6 +143,8 @@ class TorchBackend:
         reader.read(into | {f"optim.{n}.{k}": t for n, s in states.items() for k, t in s.items()})
         for name, scalars in reader.values["optim"].items():
             states.setdefault(name, {}).update(scalars)
+        for parameter in named.values():
+            self.optimizer.state.pop(parameter, None)  # what it had not when it was saved
         for name, state in states.items():
             self.optimizer.state[named[name]] = state
         for group, stored in zip(self.optimizer.param_groups, reader.values["groups"], strict=True):

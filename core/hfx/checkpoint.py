@@ -155,14 +155,21 @@ def candidates(output: Path) -> list[Path]:
     return sorted(found, key=lambda path: (step_of(path), not path.name.endswith(NEW)), reverse=True)
 
 
-def newest(output: Path, world_size: int) -> Checkpoint | None:
+def newest(output: Path, world_size: int, at_most: int | None = None) -> Checkpoint | None:
     """Return the newest valid checkpoint of a run; a damaged one is named and the one before it used.
+
+    Args:
+        output: The run's folder.
+        world_size: Ranks that will read it.
+        at_most: The last step it may be of.
 
     Raises:
         StorageError: there are checkpoints, and all of them are damaged.
     """
     failed: StorageError | None = None
     for path in candidates(output):
+        if at_most is not None and (step_of(path) or 0) > at_most:
+            continue
         try:
             return open_checkpoint(path, world_size)
         except StorageError as error:

@@ -65,6 +65,9 @@ class RunConfig(BaseModel):
     """Steps between checkpoints; none: at the end."""
     log_every: PositiveInt = 1
     """Steps between lines of `metrics.jsonl`."""
+    async_save: bool = False
+    """Write checkpoints while the training goes on, from a copy of the state in the host's memory; the last is waited
+    for."""
     keep: int = Field(default=2, ge=2)
     """Checkpoints kept; at least two, so that a damaged one has a predecessor."""
     num_proc: PositiveInt = 1

@@ -22,7 +22,7 @@ DEFAULTS: dict[str, str] = {
 """Who provides a role that nobody claimed."""
 WITHOUT_MODEL: dict[str, str] = {"tokenizer": "bpe", "model": "scratch"}
 """The same for a run that starts from no model."""
-DEFAULT_LISTENERS: tuple[str, ...] = ("progress",)
+DEFAULT_LISTENERS: tuple[str, ...] = ("progress", "guard")
 """Plugins without a role that are on unless somebody drops them."""
 DEMO: dict[str, Any] = {
     "steps": 300,

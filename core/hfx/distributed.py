@@ -18,14 +18,16 @@ from torch.distributed.rendezvous import rendezvous
 
 from hfx.backend import TorchBackend
 from hfx.collective import expire, first_line
+from hfx.communication import Meter
 from hfx.errors import CollectiveError
 from hfx.launch import LAUNCHED
+from hfx.metered import register
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch._C._distributed_c10d import Store
 
-    from hfx.protocols import World
+    from hfx.protocols import Ranks, World
     from hfx.run import Run
 
 PATIENCE = timedelta(minutes=10)
@@ -53,14 +55,16 @@ class DistributedBackend(TorchBackend):
         super().__init__(run)
         self.rank, self.world = run.world.rank, run.world.size
         self._timeout = timedelta(minutes=timeout_minutes)
+        # What an accelerator's library takes is not known to the process that calls it, which goes on at once.
+        self.communication = Meter() if self.device.type == "cpu" else None
         dist.init_process_group(
             self._libraries(), store=run.store, rank=self.rank, world_size=self.world, timeout=self._timeout
         )
 
     def _libraries(self) -> str:
         kind = self.device.type
-        if kind == "cpu":
-            return "gloo"
+        if self.communication:
+            return register(self.communication)
         torch.accelerator.set_device_index(self.device.index or 0)
         found = dist.get_default_backend_for_device(self.device)
         return f"cpu:gloo,{kind}:{found}"
@@ -74,6 +78,14 @@ class DistributedBackend(TorchBackend):
         """Wait for all ranks."""
         # Not `dist.barrier`: NCCL's needs the device, and gloo's is an all-reduce, too.
         dist.all_reduce(torch.zeros(1))
+
+    def ranks_beside(self) -> Ranks:
+        """Return how ranks agree in a thread beside the training: by a process group of its own, which all form now."""
+        return _Beside(dist.new_group(backend="gloo", timeout=self._timeout))
+
+    def drop_gradients(self) -> bool:
+        """Say that the step cannot begin anew: the engine is in the middle of it, and the other ranks wait."""
+        return False
 
     def micro_step(self, last: bool) -> AbstractContextManager[object]:
         """Return the context around a forward and backward pass."""
@@ -101,6 +113,18 @@ class DistributedBackend(TorchBackend):
         self.__dict__.pop("module", None)
         self.__dict__.pop("optimizer", None)
         gc.collect()
+
+
+class _Beside:
+    """Ranks that agree over a group which nobody else uses."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self._group = group
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Add a small CPU tensor over all ranks, in place, and return it."""
+        dist.all_reduce(tensor, group=self._group)
+        return tensor
 
 
 _runs = itertools.count()

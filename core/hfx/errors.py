@@ -8,6 +8,7 @@
     ├── DataError               exit 1   data that is empty, unreadable, or carries nothing to learn from
     ├── ModelError              exit 1   a model that cannot be loaded, or does not fit its tokenizer
     ├── DeviceMemoryError       exit 1   the device ran out of memory
+    ├── DivergedError           exit 1   a training that diverges, and goes back to its checkpoints in vain
     ├── CollectiveError         exit 1   ranks lost each other or disagree
     ├── StorageError            exit 1   a disk that is full or refuses, a damaged checkpoint
     ├── RemoteError             exit 1   a hub or the network
@@ -58,6 +59,13 @@ class ModelError(HfxError):
 
 class DeviceMemoryError(HfxError):
     """The device ran out of memory."""
+
+    micro_batch_size: int | None = None
+    """What a launcher may start the ranks again with, where a step's passes ran out."""
+
+
+class DivergedError(HfxError):
+    """A training that diverges, and goes back to its checkpoints in vain or has none."""
 
 
 class CollectiveError(HfxError):

@@ -137,4 +137,4 @@ def hfx_evaluated(run: Run, metrics: dict[str, Any]) -> None:
 
 @hookspec
 def hfx_saved(run: Run, path: Path) -> None:
-    """Told after a checkpoint is committed."""
+    """Told after a checkpoint is committed; with `async_save` some steps later, so its step is that of `path`."""

@@ -22,7 +22,15 @@ import yaml
 
 from hfx import errors
 from hfx.claim import LOGS
-from hfx.errors import CollectiveError, HfxError, IncompatibleError, PluginError, RemoteError, UsageError
+from hfx.errors import (
+    CollectiveError,
+    DeviceMemoryError,
+    HfxError,
+    IncompatibleError,
+    PluginError,
+    RemoteError,
+    UsageError,
+)
 from hfx.launch import LAUNCHED
 from hfx.protocols import RunResult
 from hfx.redact import redacting
@@ -44,6 +52,8 @@ class Job:
     """The resolved config, plugins included: what `run.yaml` holds."""
     plugins: list[list[str]]
     """Name, package and version of every active plugin."""
+    micro_batch_size: int | None = None
+    """The largest micro-batch, where memory ran out with a larger one; `run.yaml` keeps what was asked for."""
 
     @classmethod
     def of(cls, run: Run) -> Job:
@@ -98,7 +108,7 @@ class Job:
         from hfx.api import execute
 
         os.environ.setdefault(LAUNCHED, "0")
-        return execute(self.resolve())
+        return execute(self.resolve(), micro_batch_size=self.micro_batch_size)
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,8 @@ class Failure:
     time: float
     passes: bool
     """Whether trying again may help: not after a mistake, which stays one."""
+    micro_batch_size: int | None = None
+    """The micro-batch to try again with, where a training step ran out of memory with a larger one."""
 
     @classmethod
     def of(cls, error: BaseException, rank: int) -> Failure:
@@ -119,7 +131,8 @@ class Failure:
         from hfx.cli.boundary import told
 
         named = isinstance(error, HfxError) and not isinstance(error, CollectiveError | RemoteError)
-        return cls(rank, type(error).__name__, told(error)[0], time.time(), not named)
+        smaller = error.micro_batch_size if isinstance(error, DeviceMemoryError) else None
+        return cls(rank, type(error).__name__, told(error)[0], time.time(), not named, smaller)
 
     def error(self) -> BaseException:
         """Return the failure as an exception for the process that launched."""
@@ -127,7 +140,10 @@ class Failure:
             return KeyboardInterrupt()
         kind = getattr(errors, self.kind, HfxError)
         message = self.message if f"rank {self.rank} " in self.message else f"rank {self.rank}: {self.message}"
-        return cast("BaseException", kind(message))
+        made = cast("BaseException", kind(message))
+        if isinstance(made, DeviceMemoryError):
+            made.micro_batch_size = self.micro_batch_size
+        return made
 
     def write(self, folder: Path) -> None:
         """Leave it to the launcher."""

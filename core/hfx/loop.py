@@ -17,6 +17,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from hfx.halving import with_less
 from hfx.order import GlobalBatch, Sequence
 
 if TYPE_CHECKING:
@@ -81,36 +82,25 @@ def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, A
         data_seconds: How long the batch was waited for.
     """
     laps = Laps()
-    config, world, backend = run.config, run.world, run.backend
-    own = batch.share(world.rank, world.size)
-    rounds = math.ceil(math.ceil(len(batch.sequences) / world.size) / config.micro_batch_size)
+    config, backend, pace = run.config, run.backend, run.pace
+    if pace:
+        pace.begin()
     units, tokens = max(1, batch.units), batch.tokens
-    total = torch.zeros((), dtype=torch.float64)
-    for micro in range(rounds):
-        part = own[micro * config.micro_batch_size : (micro + 1) * config.micro_batch_size]
-        weight = 1.0 if part else 0.0
-        run.at("reading the batch")
-        tensors = to_device(collate(run, part or batch.sequences[:1]), run.device)
-        laps.end("data")
-        seed_everything(config.seed, 2, run.step, micro, world.rank)
-        with backend.micro_step(last=micro == rounds - 1):
-            run.at("the forward pass")
-            with run.precision.autocast():
-                loss = run.module(tensors)
-            run.at("the backward pass")
-            backend.backward(loss * (weight / units))
-        if part:
-            total += loss.detach().double().cpu()  # waits for the device, so what it did is in this lap
-        laps.end("forward_backward")
+    total = with_less(run, batch, lambda: _gradients(run, batch, laps))
     run.at("the sum over the ranks")
-    total, stop = backend.all_reduce(torch.stack([total, torch.tensor(run.stop_code, dtype=torch.float64)]))
+    told = torch.tensor([float(total), run.stop_code, run.save_ended], dtype=torch.float64)
+    # The loss stays in front: where in a tensor a number is decides the order in which gloo adds it up.
+    summed = backend.all_reduce(torch.cat([told, pace.row()]) if pace else told)
+    total, stop, saved = summed[:3]
+    if pace:
+        pace.compare(summed[3:])
     laps.end("sync")
     lr = max(group["lr"] for group in run.optimizer.param_groups)
     run.at("the update")
     result = backend.step(config.max_grad_norm)
     run.schedule.step()
     laps.end("optimizer")
-    run.advance(batch, stop_code=int(stop))
+    run.advance(batch, stop_code=int(stop), saved=int(saved))
     data_seconds += laps.seconds.pop("data")
     seconds = sum(laps.seconds.values())
     return {
@@ -125,8 +115,34 @@ def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, A
         "step_seconds": seconds,
         "data_seconds": data_seconds,
         **{f"{name}_seconds": taken for name, taken in laps.seconds.items()},
+        **(pace.figures() if pace else {}),
         "memory_bytes": memory_bytes(run.device),
     } | ({"skipped": True} if result.skipped else {})
+
+
+def _gradients(run: Run, batch: GlobalBatch, laps: Laps) -> Tensor:
+    """Add this rank's gradients of a step in the backend, micro-batch by micro-batch, and return its loss, `()`."""
+    world, backend, most = run.world, run.backend, run.micro_batch_size
+    own = batch.share(world.rank, world.size)
+    rounds = math.ceil(math.ceil(len(batch.sequences) / world.size) / most)
+    total = torch.zeros((), dtype=torch.float64)
+    for micro in range(rounds):
+        part = own[micro * most : (micro + 1) * most]
+        weight = 1.0 if part else 0.0
+        run.at("reading the batch")
+        tensors = to_device(collate(run, part or batch.sequences[:1]), run.device)
+        laps.end("data")
+        seed_everything(run.config.seed, 2, run.step, micro, world.rank)
+        with backend.micro_step(last=micro == rounds - 1):
+            run.at("the forward pass")
+            with run.precision.autocast():
+                loss = run.module(tensors)
+            run.at("the backward pass")
+            backend.backward(loss * (weight / max(1, batch.units)))
+        if part:
+            total += loss.detach().double().cpu()  # waits for the device, so what it did is in this lap
+        laps.end("forward_backward")
+    return total
 
 
 def memory_bytes(device: torch.device) -> int:
@@ -165,7 +181,7 @@ def evaluate(run: Run) -> dict[str, float]:
 
 def _evaluate_table(run: Run, table: Table, before: int, metrics: Metrics) -> Tensor:
     """Return the sum of the loss over this rank's part of a table, `()`, with so many examples in the blocks before."""
-    micro, world = run.config.micro_batch_size, run.world
+    micro, world = run.micro_batch_size, run.world
     rounds = math.ceil(math.ceil(len(table) / micro) / world.size)
     total, unused = torch.zeros((), dtype=torch.float64), run.task.metrics()
     for index in range(rounds):

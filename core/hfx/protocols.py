@@ -413,8 +413,20 @@ class StateReader(Protocol):
         """Fill the tensors, plain or sharded, in place."""
 
 
+class Ranks(Protocol):
+    """How ranks agree; a backend does."""
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Add a small CPU tensor over all ranks, in place, and return it."""
+
+
 class Backend(Protocol):
-    """Where the tensors live and how ranks reduce: one process, DDP, ZeRO, FSDP. One instance a run."""
+    """Where the tensors live and how ranks reduce: one process, DDP, ZeRO, FSDP. One instance a run.
+
+    `load` may be called between any two steps: the run goes back to a checkpoint. One more method is used where a
+    backend of one process has it, after memory ran out in a micro-step: `drop_gradients() -> bool` drops the gradients
+    of the step under way, and returns whether it can begin anew; it cannot where a parameter was updated already.
+    """
 
     def building(self) -> AbstractContextManager[Any]:
         """Return the context around `hfx_model`."""
@@ -447,6 +459,9 @@ class Backend(Protocol):
 
     def barrier(self) -> None:
         """Wait for all ranks."""
+
+    def ranks_beside(self) -> Ranks:
+        """Return how ranks agree in a thread, while others of their threads train; all ranks call it at once."""
 
     def state(self) -> tuple[dict[str, Tensor], Values]:
         """Return parameters, buffers and optimizer state by parameter name, and the rest as JSON values.

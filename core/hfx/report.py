@@ -38,7 +38,7 @@ def before_step_one(run: Run) -> list[str]:
         *labels.sample_lines(),
         _model_line(run),
         _length_line(run, table),
-        _disk_line(run),
+        *_disk_lines(run),
         _plugin_line(run),
     ]
 
@@ -142,20 +142,33 @@ def _length_line(run: Run, table: Table) -> str:
     )
 
 
-def _disk_line(run: Run) -> str:
+def _disk_lines(run: Run) -> list[str]:
+    config, (weights, state) = run.config, _saved_bytes(run)
+    existing = next(folder for folder in (run.output, *run.output.absolute().parents) if folder.exists())
+    needed = state * (config.keep + 1) + weights  # a new checkpoint is written before the oldest goes
+    free = shutil.disk_usage(existing).free
+    warning = "; warning: that is not enough" if free < needed else ""
+    lines = [
+        f"disk       at most {needed / 2**20:,.0f} MiB for {config.keep} checkpoints, a new one and the model, "
+        f"{free / 2**30:,.0f} GiB free{warning}"
+    ]
+    if config.async_save and config.save_every and config.save_every < run.total_steps:
+        each = " each" if run.world.size > 1 else ""
+        lines.append(
+            f"saving     while the training goes on, from a copy in the host's memory: at most "
+            f"{state / run.world.size / 2**20:,.0f} MiB{each}"
+        )
+    return lines
+
+
+def _saved_bytes(run: Run) -> tuple[int, int]:
+    """Return the bytes of the weights, and of all tensors of a checkpoint at most."""
     weights = sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in run.model.parameters())
     trained = sum(getattr(p, "ds_numel", p.numel()) * 4 for p in run.model.parameters() if p.requires_grad)
     beside = sum(
         getattr(v, "nbytes", 0) for state in run.state.values() for v in state.values()
     )  # averages and the like
-    existing = next(folder for folder in (run.output, *run.output.absolute().parents) if folder.exists())
-    needed = (weights + 2 * trained + beside) * run.config.keep + weights
-    free = shutil.disk_usage(existing).free
-    warning = "; warning: that is not enough" if free < needed else ""
-    return (
-        f"disk       at most {needed / 2**20:,.0f} MiB for {run.config.keep} checkpoints and the model, "
-        f"{free / 2**30:,.0f} GiB free{warning}"
-    )
+    return weights, weights + 2 * trained + beside
 
 
 def _plugin_line(run: Run) -> str:

@@ -17,16 +17,18 @@ from hfx.parts import Parts
 from hfx.protocols import RunResult
 from hfx.record import Record
 from hfx.redact import redacted
+from hfx.saver import Saver
 
 if TYPE_CHECKING:
     from hfx.checkpoint import Checkpoint
-    from hfx.order import GlobalBatch
+    from hfx.communication import Pace
+    from hfx.order import GlobalBatch, Position
     from hfx.protocols import World
     from hfx.resolve import Resolved
+    from hfx.rollback import Rollback
     from hfx.watch import Watch
 
 T = TypeVar("T")
-_STATE = 1
 _SIGNALLED = 1_000_000
 """Outweighs the wishes of any number of ranks when they are added up."""
 
@@ -41,6 +43,10 @@ class Run(Parts):
         self.tokens_total = 0
         self.state: dict[str, dict[str, Any]] = defaultdict(dict)
         """Tensors and JSON values of plugins, by their names: saved and restored."""
+        self.micro_batch_size = self.config.micro_batch_size
+        """Most sequences that a rank computes at once: what the config says, or less once memory ran out."""
+        self.smaller: int | None = None
+        """What might have fitted where memory ran out: said by a launcher that began again, or to it."""
         self.local: dict[str, Any] = {}
         """What plugins hold open, by their names: never saved."""
         self.last_metrics: dict[str, float] = {}
@@ -49,8 +55,13 @@ class Run(Parts):
         self._stopping = False
         self._evaluated_at = -1
         self._saved_at = -1
+        self._saver = Saver(self)
+        self._all_saved = False
         self._data_seconds = 0.0
         self._watch: Watch | None = None
+        self._pace: Pace | None = None
+        self._rollback: Rollback | None = None
+        self._moved = False
         self._figures: dict[str, Callable[[dict[str, Any]], float | None]] = {}
 
     def batches(self) -> Iterator[GlobalBatch]:
@@ -60,7 +71,12 @@ class Run(Parts):
         """
         batches = self.order.batches(self.position)
         while self.step < self.total_steps and not self._stopping:
+            self._saver.boundary(self._all_saved)
             started = time.perf_counter()
+            if self.pace:
+                self.pace.resume()
+            if self._moved:
+                batches, self._moved = self.order.batches(self.position), False
             try:
                 batch = next(batches, None)
             except StoppedWaiting:
@@ -88,7 +104,36 @@ class Run(Parts):
             self.log(metrics)
         self.at("what follows a step")
         self.hooks.step_end(run=self, metrics=metrics)
+        if self.pace:
+            self.pace.pause()
+        if self._rollback:
+            from hfx.rollback import roll_back
+
+            asked, self._rollback = self._rollback, None
+            roll_back(self, asked)
         return metrics
+
+    def go_back(self, reason: str, first_bad: int, times: int, otherwise: str) -> None:
+        """Ask to go back to the newest checkpoint before a step, and on with the data behind this one's batch.
+
+        For plugins that listen to steps: all ranks ask alike. It is done once all listeners were told of the step;
+        where two ask, the first one is heard.
+
+        Args:
+            reason: Why: what is said, and written into `metrics.jsonl`.
+            first_bad: The first step that is to be undone.
+            times: How often the run may go back without getting to a newer checkpoint, before it ends with an error.
+            otherwise: What else a user can do about it, an option, for that error.
+        """
+        from hfx.rollback import Rollback
+
+        self._rollback = self._rollback or Rollback(reason, first_bad, times, otherwise)
+
+    def move_to(self, position: Position) -> None:
+        """Go on with the data from another position on."""
+        self._parts["position"] = position
+        self.epoch = self.order.epoch_at(position, self.streams)
+        self._moved = True
 
     def measure(self, name: str, figure: Callable[[dict[str, Any]], float | None]) -> None:
         """Add a figure to every step's metrics: a function of the step's metrics, called after each of them.
@@ -102,8 +147,9 @@ class Run(Parts):
             raise PluginError(f"two plugins add the figure '{name}' to a step's metrics; drop one of them")
         self._figures[name] = figure
 
-    def advance(self, batch: GlobalBatch, stop_code: int) -> None:
-        """Take note that a batch was trained on, and of what the ranks together say about stopping."""
+    def advance(self, batch: GlobalBatch, stop_code: int, saved: int = 0) -> None:
+        """Take note that a batch was trained on, and of what the ranks together say about stopping and saving."""
+        self._all_saved = saved == self.world.size
         self.step += 1
         self.tokens_total += batch.tokens
         self._parts["position"] = batch.next
@@ -161,6 +207,16 @@ class Run(Parts):
         return Record(self.output / f"{name}.jsonl")
 
     # ── ranks ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def pace(self) -> Pace | None:
+        """How this rank's steps compare to the others'; None for one rank, or where the backend does not measure."""
+        meter = getattr(self.backend, "communication", None)
+        if self._pace is None and meter is not None and self.world.size > 1:
+            from hfx.communication import Pace
+
+            self._pace = Pace(meter, self.world.rank, self.world.size)
+        return self._pace
 
     def watch(self) -> None:
         """Let the other ranks know where this one is, from here to the end of the run."""
@@ -232,6 +288,7 @@ class Run(Parts):
 
     def close(self) -> None:
         """Close what plugins entered, leave the process group, and let go of model and engine."""
+        self._saver.close()
         blocks = [self._parts[label] for label in ("blocks/train", "blocks/eval") if label in self._parts]
         for of_split in blocks:
             of_split.leave()  # before its source is closed, or a block that ends there would be taken for whole
@@ -256,84 +313,27 @@ class Run(Parts):
     # ── saving ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def save(self) -> Path:
-        """Save a checkpoint of this step, drop the oldest, tell the listeners, and return its folder."""
-        from hfx import checkpoint, saving
-        from hfx.order import as_json
+        """Save a checkpoint of this step, drop the oldest, tell the listeners, and return its folder.
 
+        With `async_save` it is written while the training goes on, and the listeners are told after a later step, once
+        all ranks are done with it. The run's last one is waited for.
+        """
         self.at("a checkpoint")
-        path = checkpoint.folder_of(self.output, self.step)
-        tensors, backend_values = self.backend.state()
-        plugin_values: dict[str, dict[str, Any]] = {}
-        for name, state in self.state.items():
-            for key, value in state.items():
-                if hasattr(value, "untyped_storage"):
-                    tensors[f"state.{name}.{key}"] = value
-                else:
-                    plugin_values.setdefault(name, {})[key] = value
-        values = {
-            "format": _STATE,
-            "step": self.step,
-            "epoch": self.epoch,
-            "tokens_total": self.tokens_total,
-            "evaluated_at": self._evaluated_at,
-            "data": as_json(self.position, self.plan_sha256()),
-            "schedule": self.schedule.state_dict(),
-            "backend": backend_values,
-            "state": redacted(plugin_values, forms=False),
-            "world_size": self.world.size,
-            "total_steps": self.total_steps,
-            "run": self.config.identity(),
-            "plugins": {a.name: [a.distribution, a.version, a.plugin.options()] for a in self.active},
-        }
-        saving.save(path, tensors, values, self.world, self.backend)
         self._saved_at = self.step
-        if self.world.is_main:
-            saving.rotate(self.output, self.config.keep, self.step)
-        self.hooks.saved(run=self, path=path)
-        return path
+        last = self.step >= self.total_steps or self._stopping
+        return self._saver.save(beside=self.config.async_save and not last)
+
+    @property
+    def save_ended(self) -> bool:
+        """True where this rank is done with a checkpoint that it wrote while the training went on."""
+        return self._saver.ended
+
+    def finish_saving(self) -> None:
+        """Wait for a checkpoint that is being written, and tell the listeners; all ranks do so at the same step."""
+        self._saver.finish()
 
     def restore(self, found: Checkpoint) -> None:
         """Go on from a checkpoint: tensors, counters, position, schedule and plugins' state; cut the records."""
-        self.build()
-        self.backend.load(found)
-        self.schedule.load_state_dict(found.state["schedule"])
-        if found.state["total_steps"] != self.total_steps:
-            self._follow_new_length()
-        self.restore_state(found)
-        self.cut_records()
+        from hfx import state
 
-    def restore_state(self, found: Checkpoint) -> None:
-        """Take counters, position and plugins' state from a checkpoint."""
-        import torch
-
-        from hfx.order import Position
-
-        state = found.state
-        self.step, self.epoch, self.tokens_total = state["step"], state["epoch"], state["tokens_total"]
-        self._evaluated_at, self._saved_at = state["evaluated_at"], state["step"]
-        self._parts["position"] = Position(**state["data"]["position"])
-        for name, values in state["state"].items():
-            self.state[name].update(values)
-        own = [name for name in found.names() if name.startswith("state.")]
-        into = {name: torch.empty(found.shape(name), dtype=found.dtype(name)) for name in own}
-        found.read(into)
-        for full, tensor in into.items():
-            _, name, key = full.split(".", 2)
-            self.state[name][key] = tensor
-
-    def _follow_new_length(self) -> None:
-        """Give the next step the learning rate that the schedule of the new length has for it.
-
-        The one in the checkpoint was computed when the run was to have another length.
-        """
-        from torch.optim.lr_scheduler import LambdaLR
-
-        if isinstance(self.schedule, LambdaLR):
-            for group, lr in zip(self.optimizer.param_groups, self.schedule.get_lr(), strict=True):
-                group["lr"] = lr
-
-    def cut_records(self) -> None:
-        """Cut what an earlier process recorded back to this step, so that no step appears twice."""
-        if self.world.is_main:
-            self._record("ledger").cut(self.step)
-            self._record("metrics").cut(self.step, evaluated=self._evaluated_at == self.step)
+        state.restore(self, found)

@@ -1,7 +1,7 @@
 """Saving a checkpoint so that none is lost: room is made first, each rank writes its file, the manifest commits all.
 
-`save` reads the tensors and nothing else of a run, and talks through `Ranks` and `group` alone: with a copy of the
-tensors and a process group of its own it can run in a thread.
+`save_content` reads the tensors and nothing else of a run, and talks through `Ranks` alone: with a copy of the tensors
+and a process group of its own it runs in a thread (see `saver.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hfx.checkpoint import NEW, candidates, sound, step_of, way_on
 from hfx.commit import MANIFEST, FileSum, Manifest, sync_folders
@@ -21,9 +21,9 @@ from hfx.errors import CollectiveError, StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.distributed import ProcessGroup
 
-    from hfx.protocols import Values, World
+    from hfx.protocols import Ranks, Values, World
+    from hfx.shards import Content
 
 T = TypeVar("T")
 OLD = ".old"
@@ -33,21 +33,7 @@ _AT_LEAST = 2
 log = logging.getLogger("hfx")
 
 
-class Ranks(Protocol):
-    """How ranks agree; a backend does."""
-
-    def all_reduce(self, tensor: Tensor) -> Tensor:
-        """Add a small CPU tensor over all ranks, in place, and return it."""
-
-
-def save(
-    path: Path,
-    tensors: dict[str, Tensor],
-    values: Values,
-    world: World,
-    ranks: Ranks,
-    group: ProcessGroup | None = None,
-) -> None:
+def save(path: Path, tensors: dict[str, Tensor], values: Values, world: World, ranks: Ranks) -> None:
     """Write a checkpoint; every rank calls it, and it exists once this returns.
 
     Args:
@@ -56,24 +42,28 @@ def save(
         values: The rest, as JSON.
         world: This process's place.
         ranks: How the ranks agree.
-        group: The process group that plans who writes what; none: the default group.
 
     Raises:
         StorageError: the disk is full or refuses; names the last valid checkpoint. Nothing half-written stays.
         CollectiveError: another rank could not write.
     """
+    from hfx.shards import content_of
+
+    save_content(path, content_of(tensors, world), json.dumps(values).encode(), world, ranks)
+
+
+def save_content(path: Path, content: Content, state: bytes, world: World, ranks: Ranks) -> None:
+    """Do the same with what was shared out over the ranks, and values that are JSON already."""
     from hfx import shards
 
-    state = json.dumps(values).encode()
     new = path.with_name(path.name + NEW)
-    room = shards.needed(tensors, world) + len(state)
+    room = content.needed + len(state)
     try:
         _together(world, ranks, lambda: _prepare(new, room) if world.is_main else None)
-        written = shards.write(new, tensors, world, group)
+        written = shards.write(new, content.parts, world.rank)
         own = _together(world, ranks, lambda: _or_raise(written))
-        files = _gathered(own, world, ranks)
-        listed = {name: (tuple(t.shape), str(t.dtype)) for name, t in tensors.items()}
-        _together(world, ranks, lambda: _commit(path, state, Manifest(files, listed)) if world.is_main else None)
+        manifest = Manifest(_gathered(own, content, world, ranks), content.tensors)
+        _together(world, ranks, lambda: _commit(path, state, manifest) if world.is_main else None)
     except (OSError, CollectiveError) as error:
         if world.is_main and not (new / MANIFEST).is_file():
             shutil.rmtree(new, ignore_errors=True)
@@ -119,19 +109,30 @@ def _or_raise(written: FileSum | OSError | None) -> FileSum | None:
     return written
 
 
-def _gathered(own: FileSum | None, world: World, ranks: Ranks) -> dict[str, FileSum]:
-    """Return the sums of all ranks' files: each puts its own into its row, and the rows are added."""
+def _gathered(own: FileSum | None, content: Content, world: World, ranks: Ranks) -> dict[str, FileSum]:
+    """Return the sums of all ranks' files: each puts its own into its row, and the rows are added.
+
+    Raises:
+        StorageError: the files together are not as large as all tensors.
+    """
     import torch
 
     from hfx.shards import file_of
 
     if world.size == 1:
         return {file_of(0): own} if own is not None else {}
-    rows = torch.zeros(world.size, 24, dtype=torch.float64)
+    rows = torch.zeros(world.size, 25, dtype=torch.float64)
+    rows[world.rank, 24] = sum(part.tensor.nbytes for part in content.parts)
     if own is not None:
         row = own.size.to_bytes(8, "little") + bytes.fromhex(own.xxh3_128)
-        rows[world.rank] = torch.tensor(list(row), dtype=torch.float64)
-    told = [bytes(map(int, row)) for row in ranks.all_reduce(rows).tolist()]
+        rows[world.rank, :24] = torch.tensor(list(row), dtype=torch.float64)
+    rows = ranks.all_reduce(rows)
+    if (written := int(rows[:, 24].sum())) != content.size:
+        raise StorageError(
+            f"the ranks wrote {written:,} bytes of tensors and hold {content.size:,}: the backend's 'state' has other "
+            "tensors on one rank than on another"
+        )
+    told = [bytes(map(int, row)) for row in rows[:, :24].tolist()]
     sums = [FileSum(int.from_bytes(row[:8], "little"), row[8:].hex()) for row in told]
     return {file_of(rank): one for rank, one in enumerate(sums) if one.size}
 

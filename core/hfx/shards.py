@@ -1,7 +1,8 @@
-"""Tensors by name in one safetensors file a rank, planned by torch's DCP, hashed while they are written.
+"""Tensors by name in one safetensors file a rank, hashed while they are written, and read by torch's DCP.
 
-The files are those of DCP's Hugging Face storage, whose reader reads them. Its writer would hold all of a rank's bytes
-in memory once more; this one holds no copy of tensors that lie in the host's memory.
+The files are those of DCP's Hugging Face storage. Its writer would hold all of a rank's bytes in memory once more; this
+one holds no copy of tensors that lie in the host's memory. Who writes what follows from names and shapes, so the ranks
+need not talk about it, as DCP's planner does.
 """
 
 from __future__ import annotations
@@ -9,20 +10,18 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
-from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
-from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
-from torch.futures import Future
+from torch.distributed.tensor import DTensor
 
 from hfx.commit import FileSum
 from hfx.errors import StorageError
@@ -30,9 +29,6 @@ from hfx.hashed import Hashed
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.distributed import ProcessGroup
-    from torch.distributed.checkpoint.metadata import Metadata
-    from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
 
     from hfx.protocols import World
 
@@ -54,33 +50,84 @@ def file_of(rank: int) -> str:
     return f"shard-{rank + 1:05d}-model-00001-of-00001.safetensors"
 
 
-def needed(tensors: dict[str, Tensor], world: World) -> int:
-    """Return the bytes that all ranks together write at most, whoever holds what."""
-    content = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    return content + _A_TENSOR * len(tensors) * (world.size + 1) + max(2**20, content // 100)
+@dataclass(frozen=True)
+class Part:
+    """A tensor, or a rank's part of one, and where that begins in the whole."""
+
+    name: str
+    tensor: Tensor
+    offsets: tuple[int, ...]
 
 
-def write(
-    folder: Path, tensors: dict[str, Tensor], world: World, group: ProcessGroup | None = None
-) -> FileSum | OSError | None:
-    """Write this rank's share; every rank calls it.
+@dataclass(frozen=True)
+class Content:
+    """What the ranks save together, and what this one writes of it."""
+
+    tensors: dict[str, tuple[tuple[int, ...], str]]
+    """All tensors, with their full shape and dtype."""
+    parts: list[Part]
+    """What this rank writes, in the order of its file."""
+    size: int
+    """Bytes of all tensors."""
+    needed: int
+    """Bytes that all ranks together write at most."""
+
+
+def content_of(tensors: dict[str, Tensor], world: World) -> Content:
+    """Share the writing out over the ranks: a part of a sharded tensor to who holds it, whole ones by their size.
+
+    Every rank comes to the same without asking the others, since all have tensors of the same names and shapes.
+    """
+    size = sum(map(_size, tensors.values()))
+    given = [0] * world.size
+    parts: list[Part] = []
+    for name in sorted(tensors, key=lambda name: (-_size(tensors[name]), name)):
+        tensor = tensors[name]
+        if isinstance(tensor, DTensor):
+            parts += _shard(name, tensor)
+            continue
+        writer = given.index(min(given))
+        given[writer] += _size(tensor) + _A_TENSOR
+        if writer == world.rank:
+            parts.append(Part(name, tensor, (0,) * tensor.dim()))
+    needed = size + _A_TENSOR * len(tensors) * (world.size + 1) + max(2**20, size // 100)
+    listed = {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors.items()}
+    return Content(listed, _in_order(parts), size, needed)
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _shard(name: str, tensor: DTensor) -> list[Part]:
+    """Return what this rank writes of a sharded tensor; of copies the first is written."""
+    place = tensor.device_mesh.get_coordinate()
+    pairs = None if place is None else zip(place, tensor.placements, strict=True)
+    if pairs is None or any(at and placement.is_replicate() for at, placement in pairs):
+        return []
+    local = tensor.to_local()
+    if not local.numel() and tensor.numel():
+        return []  # more ranks than rows
+    chunks: Any = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]
+    return [Part(name, local, tuple(chunk.offsets)) for chunk in chunks]
+
+
+def write(folder: Path, parts: list[Part], rank: int) -> FileSum | OSError | None:
+    """Write a rank's file.
 
     Returns:
-        The sum of this rank's file, which is on disk; None if its share is empty; or why it could not be written, so
+        The sum of the file, which is on disk; None where there is nothing to write; or why it could not be written, so
         that no rank leaves while the others wait for it.
     """
-    writer = _Writer(folder / file_of(world.rank))
-    if world.size == 1:
-        writer.write([_whole(name, tensor) for name, tensor in tensors.items()])
-        return writer.result
-    with _plainly(world.rank):
-        save_sharded(dict(tensors), storage_writer=writer, process_group=group)
-    return writer.result
+    try:
+        return _write_file(folder / file_of(rank), parts) if parts else None
+    except OSError as error:
+        return error
 
 
 def read(folder: Path, files: Sequence[str], into: dict[str, Tensor], world_size: int) -> None:
     """Fill tensors, plain or sharded, from these files of a folder; whatever else lies there is not looked at."""
-    with _plainly(rank=0):
+    with _plainly():
         load_sharded(dict(into), storage_reader=_reader(folder, files), no_dist=world_size == 1)
 
 
@@ -124,133 +171,50 @@ def _reader(folder: Path, files: Sequence[str]) -> HuggingFaceStorageReader:
     return reader
 
 
-class _Writer(StorageWriter):
-    """Writes what DCP planned for this rank into one file."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self.result: FileSum | OSError | None = None
-
-    def write(self, slots: list[_Slot]) -> None:
-        """Write them, and keep the result."""
-        try:
-            self.result = _write_file(self._file, slots) if slots else None
-        except OSError as error:
-            self.result = error
-
-    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Write this rank's items."""
-        self.write([_planned(item, planner) for item in plan.items])
-        done: Future[list[WriteResult]] = Future()
-        done.set_result([])
-        return done
-
-    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        """Do nothing: there is one writer a checkpoint."""
-
-    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the folder is there."""
-
-    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Return the plan."""
-        return plan
-
-    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Return the plans."""
-        return plans
-
-    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Do nothing: the manifest is the commit."""
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
-        """Take any."""
-        return True
-
-
-@dataclass
-class _Slot:
-    """A tensor, or a rank's part of one, and where that begins in the whole."""
-
-    name: str
-    shape: list[int]
-    dtype: torch.dtype
-    offsets: list[int]
-    tensor: Callable[[], Tensor]
-
-    @property
-    def size(self) -> int:
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
-
-
-def _whole(name: str, tensor: Any) -> _Slot:
-    def local() -> Tensor:
-        found: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-        return found
-
-    return _Slot(name, list(tensor.shape), tensor.dtype, [0] * tensor.dim(), local)
-
-
-def _planned(item: WriteItem, planner: SavePlanner) -> _Slot:
-    data = item.tensor_data
-    if data is None:
-        raise ValueError(f"'{item.index.fqn}' is no tensor")
-
-    def local() -> Tensor:
-        return cast("Tensor", planner.resolve_data(item))
-
-    return _Slot(item.index.fqn, list(data.chunk.sizes), data.properties.dtype, list(data.chunk.offsets), local)
-
-
-def _in_order(slots: list[_Slot]) -> list[_Slot]:
+def _in_order(parts: list[Part]) -> list[Part]:
     """Return them in the order of safetensors: by falling alignment, so that each content is aligned."""
-    for slot in slots:
-        if slot.dtype not in DTYPES:
-            raise ValueError(f"'{slot.name}' is of {slot.dtype}, which safetensors cannot hold")
-    if len({slot.name for slot in slots}) != len(slots):
-        raise ValueError("a rank holds two parts of one tensor, which one file cannot")
-    return sorted(slots, key=lambda slot: (-slot.dtype.itemsize, slot.name))
+    for part in parts:
+        if part.tensor.dtype not in DTYPES:
+            raise ValueError(f"'{part.name}' is of {part.tensor.dtype}, which safetensors cannot hold")
+    return sorted(parts, key=lambda part: (-part.tensor.element_size(), part.name))
 
 
-def _header(slots: list[_Slot]) -> bytes:
-    sharding = {slot.name: {"saved_offsets": slot.offsets} for slot in slots}
+def _header(parts: list[Part]) -> bytes:
+    sharding = {part.name: {"saved_offsets": part.offsets} for part in parts}
     header: dict[str, Any] = {
         "__metadata__": {"DCP_SHARDING_INFO": json.dumps(sharding), "DCP_VERSION": "1.0", "format": "pt"}
     }
     at = 0
-    for slot in slots:
-        end = at + slot.size
-        header[slot.name] = {"dtype": DTYPES[slot.dtype], "shape": slot.shape, "data_offsets": [at, end]}
+    for part in parts:
+        tensor, end = part.tensor, at + _size(part.tensor)
+        header[part.name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
         at = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_file(path: Path, slots: list[_Slot]) -> FileSum:
-    slots = _in_order(slots)
+def _write_file(path: Path, parts: list[Part]) -> FileSum:
     with path.open("xb", buffering=0) as file, Hashed(file) as stream:
-        stream.write(memoryview(_header(slots)))
-        for slot in slots:
-            stream.write(_content(slot.tensor()))
+        stream.write(memoryview(_header(parts)))
+        for part in parts:
+            stream.write(_bytes_of(part.tensor))
         stream.flush()
         os.fsync(file.fileno())  # hashing catches up meanwhile
         return stream.sum()
 
 
-def _content(tensor: Any) -> memoryview:
+def _bytes_of(tensor: Tensor) -> memoryview:
     flat: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return memoryview(flat)
 
 
 @contextmanager
-def _plainly(rank: int) -> Iterator[None]:
+def _plainly() -> Iterator[None]:
     """Keep DCP's remark on a single process to itself, and raise what was raised where DCP wraps it."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
             yield
     except CheckpointException as error:
-        failures = error.failures
-        failed = rank if rank in failures else min(failures)
-        raise failures[failed][0] from error
+        raise error.failures[min(error.failures)][0] from error

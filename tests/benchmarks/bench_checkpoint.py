@@ -1,8 +1,9 @@
-"""What saving a checkpoint costs beside writing and syncing the same bytes with safetensors alone.
+"""What saving a checkpoint costs beside writing and syncing the same bytes with safetensors alone, and what is left of
+it for the training where it is saved beside that.
 
     python tests/benchmarks/bench_checkpoint.py [MEBIBYTES] [ROUNDS] [FOLDER]
 
-Both take turns in one process; the figures are medians. Saving hashes, writes a manifest, and syncs files and folder.
+All take turns in one process; the figures are medians. Saving hashes, writes a manifest, and syncs files and folder.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from hfx import World
 from hfx.checkpoint import folder_of, open_checkpoint
 from hfx.saving import save
+from hfx.testing.bench import FIELDS, Bench
+from hfx_plugins.samplers.sequential import Sequential
 from saved import Alone, state
 
 
@@ -76,11 +79,61 @@ def measure(mebibytes: int, rounds: int, each: int, where: Path | None) -> None:
     )
 
 
+def measure_beside(rounds: int, where: Path | None) -> None:
+    """Compare, in a real run, the call that saves beside the training with copying the same tensors, and the steps."""
+    model = {"scratch": {"hidden_size": 384, "layers": 4}, "bpe": {"vocab_size": 300}}
+    fields = {"async_save": True, "steps": 10_000, "batch_size": 1, "plugins": model}
+    bench = Bench.of(Sequential, {}, fields, None)
+    bench.__dict__["fields"] = {**FIELDS, "data": str(bench.data), **fields}
+    taken: dict[str, list[float]] = {name: [] for name in ("call", "copy", "quiet", "beside", "write")}
+    first: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(dir=where) as name, bench.run(output=Path(name)) as run:
+        run.build()
+        batches = run.batches()
+        step = lambda: run.train_step(next(batches))  # noqa: E731
+        for _ in range(3):
+            step()
+        held = list(run.backend.state()[0].values())
+        size = sum(tensor.nbytes for tensor in held) / 2**20
+        copies: list[torch.Tensor] = []
+
+        def copy() -> None:
+            if not copies:
+                copies.extend(torch.empty_like(tensor) for tensor in held)
+            for own, tensor in zip(copies, held, strict=True):
+                own.copy_(tensor)
+
+        for number in range(rounds + 1):
+            ways = [("call", run.save), ("copy", copy)]
+            for way, act in ways if number % 2 else ways[::-1]:
+                took = seconds(act)
+                if number:
+                    taken[way].append(took)
+                else:
+                    first[way] = took
+            began = time.perf_counter()
+            while not run.save_ended:
+                took = seconds(step)
+                if number and not run.save_ended:
+                    taken["beside"].append(took)
+            taken["write"].append(time.perf_counter() - began)
+            run.finish_saving()
+            taken["quiet"] += [seconds(step) for _ in range(3)]
+    median = {way: statistics.median(times) for way, times in taken.items() if times}
+    print(
+        f"beside the training, {size:.0f} MiB in {len(held)} tensors: the call takes {median['call'] * 1000:.0f} ms, "
+        f"{median['call'] / median['copy']:.2f} of copying them (the first {first['call'] / first['copy']:.2f}); "
+        f"it is written in {median['write']:.2f} s, in which a step takes {median['beside'] / median['quiet']:.2f} of "
+        f"the {median['quiet'] * 1000:.0f} ms that it takes alone"
+    )
+
+
 def main() -> None:
     mebibytes, rounds = (int(word) for word in (sys.argv[1:] + ["512", "7"][len(sys.argv) - 1 :])[:2])
     where = Path(sys.argv[3]) if len(sys.argv) > 3 else None
     for each in (16 * 2**20, 2**20, 16 * 2**10):
         measure(mebibytes, rounds, each, where)
+    measure_beside(rounds, where)
 
 
 if __name__ == "__main__":

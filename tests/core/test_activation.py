@@ -15,7 +15,7 @@ def test_every_role_has_a_default_and_every_default_fills_its_role() -> None:
     resolved = go(fields={"model": "some/model"})
     assert {role: choice.plugin for role, choice in resolved.roles.items()} == DEFAULTS
     assert resolved.roles["model"].why == "default"
-    assert names(resolved) == ["progress", *DEFAULTS.values()]
+    assert names(resolved) == ["progress", "guard", *DEFAULTS.values()]
 
 
 def test_a_named_plugin_takes_its_role() -> None:

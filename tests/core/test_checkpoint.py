@@ -20,7 +20,7 @@ from hfx.checkpoint import MANIFEST, folder_of, newest, open_checkpoint, steps_o
 from hfx.errors import StorageError
 from hfx.record import Record
 from hfx.saving import rotate, save
-from hfx.shards import DTYPES, needed
+from hfx.shards import DTYPES, content_of
 from saved import Alone, assert_loads, saved, state, tensors
 
 
@@ -79,7 +79,7 @@ def test_the_forecast_is_not_less_than_what_is_written_nor_much_more(tmp_path: P
     path = folder_of(tmp_path, 1)
     save(path, many, state(1), World(), Alone())
     written = sum(file.stat().st_size for file in path.iterdir())
-    assert written <= needed(many, World()) < 2 * written
+    assert written <= content_of(many, World()).needed < 2 * written
 
 
 def test_a_folder_without_a_manifest_does_not_exist(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ world = World(rank, size)
 said = {}
 for step in (1, 2):
     if step == 2:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8192 if rank == size - 1 else 2**30, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048 if rank == size - 1 else 2**30, resource.RLIM_INFINITY))
     try:
         save(folder_of(output, step), tensors, state | {"step": step}, world, Ranks())
     except Exception as error:

@@ -73,10 +73,10 @@ def size_of(checkpoint: Path) -> int:
     return sum(file.stat().st_size for file in checkpoint.iterdir())
 
 
-def filled(folder: Path, disk: Callable[[str], Path]) -> Path:
+def filled(folder: Path, disk: Callable[[str], Path], *more: str) -> Path:
     """Run on a disk for two checkpoints and no third, and return the run's folder once it has stopped."""
     output = disk("size=4600k") / "run"  # a checkpoint takes 1.3 MB, and a MiB is kept free
-    done = train(folder, *WORDS, "--output", str(output))
+    done = train(folder, *WORDS, "--output", str(output), *more)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "are free; free space, then" in done.stderr
@@ -85,8 +85,11 @@ def filled(folder: Path, disk: Callable[[str], Path]) -> Path:
     return output
 
 
-def test_a_run_whose_disk_fills_up_stops_with_its_checkpoints_whole(folder: Path, disk: Callable[[str], Path]) -> None:
-    found = newest(filled(folder, disk), 1)
+@pytest.mark.parametrize("more", [(), ("--async-save", "true")], ids=["waiting", "beside"])
+def test_a_run_whose_disk_fills_up_stops_with_its_checkpoints_whole(
+    more: tuple[str, ...], folder: Path, disk: Callable[[str], Path]
+) -> None:
+    found = newest(filled(folder, disk, *more), 1)
     assert found is not None
     assert found.step == 4
 

@@ -127,3 +127,50 @@ def test_a_terminal_gets_a_bar_and_a_log_file_lines(terminal: bool, display: typ
     console = Console(file=io.StringIO(), force_terminal=terminal)
 
     assert isinstance(open_display(0, 10, 5, console), display)
+
+
+def _of_several(step: int, straggler: int, late: float, seconds: float = 0.9) -> dict[str, Any]:
+    return _metrics(step, straggler=straggler, straggler_seconds=late, step_seconds=seconds)
+
+
+def test_a_line_says_which_rank_was_waited_for_and_for_what_share_of_the_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with ListenedRun(total_steps=4) as run:
+        for step, (rank, late) in enumerate([(1, 0.01), (3, 0.2), (3, 0.2), (1, 0.04)], start=1):
+            Progress(every=0).hfx_step_end(run, _of_several(step, rank, late))
+
+    first, second, _, fourth = capsys.readouterr().err.splitlines()
+    assert first.endswith("tokens/s")  # a hundredth is not worth a word
+    assert second.endswith("  10% waiting for rank 3")
+    assert fourth.endswith("  10% waiting for rank 3")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_rank_that_is_behind_for_long_is_warned_about_once(terminal: bool) -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=terminal, width=200)
+    with open_display(0, 300, 3600, console) as display:
+        for step in range(1, 121):
+            display.step(_of_several(step, 2, 0.3))
+            if step == 49:
+                assert "warning" not in shown.getvalue()
+
+    told = [line for line in shown.getvalue().splitlines() if "warning" in line]
+    assert len(told) == 1
+    assert "warning: the others waited for rank 2 in 30% of the time of the last 50 steps; look at what else" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("late", "seconds", "ranks"),
+    [(0.15, 0.9, [2]), (0.03, 0.0, [2]), (0.3, 0.9, [0, 1])],
+    ids=["a little", "in steps of a moment", "now this one and now that"],
+)
+def test_no_warning_where_ranks_differ(
+    late: float, seconds: float, ranks: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ListenedRun(total_steps=200) as run:
+        for step in range(1, 101):
+            Progress().hfx_step_end(run, _of_several(step, ranks[step % len(ranks)], late, seconds))
+
+    assert "warning" not in capsys.readouterr().err

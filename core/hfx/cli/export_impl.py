@@ -24,6 +24,7 @@ from hfx.loop import TaskModule
 from hfx.manager import Manager
 from hfx.protocols import StateReader, Values, World
 from hfx.run import Run
+from hfx.state import restore_state
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +96,7 @@ def _load(run: Run, found: Checkpoint) -> None:
     try:
         os.stat(found.path)  # torch would tell its whole traceback of what is not there
         backend.load(reader)
-        run.restore_state(found)
+        restore_state(run, found)
     except Exception as error:
         if found.path.is_dir():
             raise

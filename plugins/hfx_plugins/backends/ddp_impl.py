@@ -47,7 +47,10 @@ class DdpBackend(DistributedBackend):
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a micro-step, `loss` of shape `()`: DDP averages, and the loss is a share of a sum."""
-        super().backward(loss * self.world)
+        loss = loss * self.world
+        # Its reducer waits in C++, at the end of the pass.
+        with self.communication.backward(loss) if self.communication else nullcontext():
+            super().backward(loss)
 
     def close(self) -> None:
         """Let the wrapper go, then leave the process group."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hfx import Run
-    from hfx.protocols import Values
+    from hfx.protocols import StateReader, Values
     from hfx_plugins.backends.fsdp import Fsdp
 
 _DTYPES = {"same": None, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -77,6 +77,11 @@ class FsdpBackend(DistributedBackend):
         """Return parameters, buffers and optimizer state by parameter name, sharded."""
         self._reshard()
         return super().state()
+
+    def load(self, reader: StateReader) -> None:
+        """Restore parameters, buffers and optimizer state."""
+        self._reshard()
+        super().load(reader)
 
     def _reshard(self) -> None:
         # A forward pass without a backward one (an evaluation) leaves the root's parameters gathered.

@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from hfx import RunResult
 from hfx.claim import LOGS, NO_RUN
 from hfx.collective import expire, first_line
 from hfx.distributed import SILENCE
-from hfx.errors import CollectiveError, HfxError
+from hfx.errors import CollectiveError, DeviceMemoryError, HfxError
 from hfx.job import Job, failures, forget_failures, result
 from hfx.launch import LAUNCHED, STOP_SIGNALS
 from hfx_plugins.launchers.address_impl import LOOPBACK, Address, own_address
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from hfx_plugins.launchers.local import Local
 
 PORT = 29400
+MICRO = "hfx/micro_batch_size"
+"""Before the keys of the micro-batches to go on with, one a machine, where memory ran out."""
 
 
 def processes(nproc: int | str) -> int:
@@ -133,12 +136,19 @@ class Agent(LocalElasticAgent):
         super().__init__(spec, _NoLogs())
         self._folder = folder
         self._told_to_end = False
+        self._smaller: int | None = None
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> AgentResult:
         seen: AgentResult = super()._monitor_workers(worker_group)
         if seen.is_failed():
             cause, may_pass = self.cause(seen)
-            if self._told_to_end or isinstance(cause, ToldToEnd) or not may_pass:
+            smaller = cause.micro_batch_size if isinstance(cause, DeviceMemoryError) else None
+            if smaller and smaller < (self._smaller or smaller + 1) and not self._told_to_end:
+                self._remaining_restarts += 1  # the agent takes one off
+                self._smaller = smaller
+                again = f"all begin again at the newest checkpoint, with 'micro_batch_size' {smaller}"
+                print(f"hfx: {cause}; {again}", file=sys.stderr, flush=True)
+            elif self._told_to_end or isinstance(cause, ToldToEnd) or not may_pass:
                 self._remaining_restarts = 0
             elif self._remaining_restarts:
                 left = self._remaining_restarts - 1
@@ -153,8 +163,17 @@ class Agent(LocalElasticAgent):
         if worker_group.group_rank == 0:
             store.set("hfx/start", uuid.uuid4().hex)
         os.environ[LAUNCHED] = store.get("hfx/start").decode()
+        self._agree_on_micro_batch(store, worker_group.group_rank or 0, worker_group.group_world_size or 1)
         started: dict[int, Any] = super()._start_workers(worker_group)
         return started
+
+    def _agree_on_micro_batch(self, store: Any, rank: int, machines: int) -> None:
+        """Let all machines begin with the smallest micro-batch that memory ran out on for one of them."""
+        store.set(f"{MICRO}/{rank}", str(self._smaller or 0))
+        told = [int(store.get(f"{MICRO}/{machine}")) for machine in range(machines)]
+        self._smaller = min(filter(None, told), default=None)
+        if self._smaller:
+            replace(Job.read(self._folder), micro_batch_size=self._smaller).write(self._folder)
 
     def cause(self, seen: AgentResult) -> tuple[BaseException, bool]:
         """Return the failure that the others followed from, and whether beginning again may help."""

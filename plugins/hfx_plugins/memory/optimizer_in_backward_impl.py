@@ -66,6 +66,11 @@ class InBackward(TorchBackend):
         finally:
             self._last = False
 
+    def drop_gradients(self) -> bool:
+        """Drop them, and say whether the step can begin anew: nothing was updated yet."""
+        super().drop_gradients()
+        return not self._updated and not self._skips
+
     def step(self, max_norm: float | None) -> StepResult:
         """Update what had its gradient from an earlier micro-step alone, and return the norm of all."""
         if max_norm is not None:

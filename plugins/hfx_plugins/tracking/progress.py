@@ -1,4 +1,4 @@
-"""What a run shows while it trains; the one listener that is always on."""
+"""What a run shows while it trains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 class Progress(Plugin):
-    """A live bar on a terminal, plain lines elsewhere, both on stderr."""
+    """A live bar on a terminal, plain lines elsewhere, both on stderr.
+
+    Of several processes it says which one the others wait for, and for what share of the last 50 steps; beyond a fifth
+    it is a warning.
+    """
 
     every: float = Field(default=5.0, ge=0)
     """Seconds between plain lines; 0: a line for every step."""

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict, deque
 from typing import Any, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+STEPS = 50
+"""Over so many steps it is said who was waited for."""
+WORTH = 0.05
+"""The share of the time from which on it is said."""
+MUCH = 0.2
+"""The share beyond which it is a warning."""
+SECONDS = 5.0
+"""What was waited in those steps at least, to warn."""
 
 
 class Display(Protocol):
@@ -46,6 +56,48 @@ class Speed:
         return f"{speed:,.0f} tokens/s"
 
 
+class Behind:
+    """Who the other ranks waited for, over the last steps."""
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[int, float, float]] = deque(maxlen=STEPS)
+        self._warned: set[int] = set()
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        """Count a step; those of one process, and of engines that do not measure, have nothing to count."""
+        if "straggler" in metrics:
+            taken = metrics["step_seconds"] + metrics["data_seconds"]
+            self._steps.append((metrics["straggler"], metrics["straggler_seconds"], taken))
+
+    def most(self) -> tuple[int, float, float]:
+        """Return the rank that was waited for longest, for how many seconds, and their share of the time."""
+        waited: dict[int, float] = defaultdict(float)
+        for rank, seconds, _ in self._steps:
+            waited[rank] += seconds
+        rank = max(waited, key=waited.__getitem__)
+        return rank, waited[rank], min(1.0, waited[rank] / sum(taken for *_, taken in self._steps))
+
+    def read(self) -> str:
+        """Return who was waited for as text; empty where it is not worth a word."""
+        if not self._steps:
+            return ""
+        rank, _, share = self.most()
+        return f"  {share:.0%} waiting for rank {rank}" if share >= WORTH else ""
+
+    def warning(self) -> str | None:
+        """Return a warning, once for a rank, where it was behind for long."""
+        if len(self._steps) < STEPS:
+            return None
+        rank, seconds, share = self.most()
+        if share <= MUCH or seconds < SECONDS or rank in self._warned:
+            return None
+        self._warned.add(rank)
+        return (
+            f"warning: the others waited for rank {rank} in {share:.0%} of the time of the last {STEPS} steps; look at "
+            "what else its machine does, and how it reads its data"
+        )
+
+
 def figures(metrics: dict[str, Any]) -> str:
     """Return loss and learning rate as text, and whether the update was skipped."""
     skipped = "  update skipped" if metrics.get("skipped") else ""
@@ -66,6 +118,7 @@ class Lines:
         self._total_steps = total_steps
         self._every = every
         self._speed = Speed()
+        self._behind = Behind()
         self._last = -math.inf
 
     def __enter__(self) -> Self:
@@ -77,10 +130,14 @@ class Lines:
     def step(self, metrics: dict[str, Any]) -> None:
         """Print the step if a line is due."""
         self._speed.add(metrics)
+        self._behind.add(metrics)
+        if warning := self._behind.warning():
+            self.say(warning)
         now = time.monotonic()
         if now - self._last >= self._every or metrics["step"] == self._total_steps:
             self._last = now
-            self.say(f"step {metrics['step']}/{self._total_steps}  {figures(metrics)}  {self._speed.read()}")
+            told = f"{figures(metrics)}  {self._speed.read()}{self._behind.read()}"
+            self.say(f"step {metrics['step']}/{self._total_steps}  {told}")
 
     def evaluated(self, step: int, metrics: dict[str, Any]) -> None:
         """Print the figures."""
@@ -103,6 +160,7 @@ class Bar:
             TimeRemainingColumn(),
             console=console,
         )
+        self._behind = Behind()
         self._task = self._progress.add_task("", total=total_steps, completed=step)
 
     def __enter__(self) -> Self:
@@ -116,7 +174,11 @@ class Bar:
         """Move the bar."""
         speed = Speed()
         speed.add(metrics)
-        self._progress.update(self._task, completed=metrics["step"], description=f"{figures(metrics)}  {speed.read()}")
+        self._behind.add(metrics)
+        if warning := self._behind.warning():
+            self.say(warning)
+        told = f"{figures(metrics)}  {speed.read()}{self._behind.read()}"
+        self._progress.update(self._task, completed=metrics["step"], description=told)
 
     def evaluated(self, step: int, metrics: dict[str, Any]) -> None:
         """Print the figures above the bar."""

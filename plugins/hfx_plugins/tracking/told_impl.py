@@ -39,7 +39,7 @@ def recorded(metrics: Path, before: int) -> Iterator[Figures]:
         for line in file:
             values = json.loads(line)
             step, evaluation = values["step"], "loss" not in values
-            if step < before:
+            if step < before and "event" not in values:
                 kept = {name: value for name, value in values.items() if not evaluation or name.startswith("eval_")}
                 yield Figures(step, numbers(kept), evaluation)
 
