@@ -15,11 +15,11 @@ from torch import Tensor
 
 from hfx import Plugin, Run, hookimpl
 from hfx.checkpoint import newest, open_checkpoint, steps_on_disk
+from hfx.differences import differences
 from hfx.errors import StorageError
 from hfx.hostcopy import HostCopy
 from hfx.protocols import World
 from hfx.report import before_step_one
-from hfx.resume import check_differences
 from hfx.shards import content_of
 from hfx.testing.bench import Bench
 from hfx.testing.training import trained
@@ -247,7 +247,8 @@ def test_a_run_saved_beside_the_training_goes_on_exactly_without_and_says_so(ben
         run.build()
         found = newest(output, 1)
         assert found is not None
-        assert check_differences(run, found) == ["async_save: saved True, now False (exact)"]
+        [only] = differences(run, found)
+        assert (only.what, only.saved, only.now, only.effect) == ("async_save", "true", "false", "exact: the same bits")
 
 
 # ── the copy ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -259,8 +259,8 @@ class Toy(Plugin):
     def hfx_check(self):
         return [Problem("nothing leaves this machine; ask the office")]
 '''
-    toy_package(folder / "packages", "hfx-guard", {"guard": refusing})
-    (folder / "policy.yaml").write_text("activate: [guard]\n")
+    toy_package(folder / "packages", "hfx-office", {"office": refusing})
+    (folder / "policy.yaml").write_text("activate: [office]\n")
     given = {"HFX_POLICY": "policy.yaml", "PYTHONPATH": str(folder / "packages")}
     assert "nothing leaves this machine" in export(folder, "runs/done", code=2, **given)
 

@@ -61,7 +61,9 @@ def patched(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     with ExitStack() as stack:
 
         def send(model: Any, planning: bool = False, **options: Any) -> Any:
-            hook = Liger(**options).hfx_model(SimpleNamespace(planning=planning, enter=stack.enter_context))
+            hook = Liger(**options).hfx_model(
+                SimpleNamespace(planning=planning, left_out=set(), enter=stack.enter_context)
+            )
             next(hook)
             with pytest.raises(StopIteration) as end:
                 hook.send(model)
