@@ -23,6 +23,10 @@ class Cut:
     sources: list[str]
     carried: pa.Table
     counts: dict[str, int]
+    marks: dict[str, Counter[str]]
+    """What the task found out about the rows."""
+    dropped: list[dict[str, Any]]
+    """Rows without an example: number, place and reason."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +39,20 @@ class CutSpan:
 
     def __call__(self, span: tuple[int, int]) -> Cut:
         rows = list(self.rows.between(*span))
+        known = [dict(row.marks) for row in rows]
         carried = [{name: _carried(row, name) for name in self.carried} for row in rows]
         kept: list[tuple[Row, list[Example]]] = []
         raw: dict[str, list[Any]] = {name: [] for name in self.carried}
         counts: Counter[str] = Counter()
-        for row, values, outcome in zip(rows, carried, examples_of(self.task, rows), strict=True):
+        marks: dict[str, Counter[str]] = {}
+        dropped: list[dict[str, Any]] = []
+        for row, before, values, outcome in zip(rows, known, carried, examples_of(self.task, rows), strict=True):
             counts["rows"] += 1
+            for name, value in row.marks.items() - before.items():
+                marks.setdefault(name, Counter())[value] += 1
             if isinstance(outcome, Drop):
                 counts[f"dropped.{outcome.reason}"] += 1
+                dropped.append({"number": row.number, "place": str(row.place), "reason": outcome.reason})
                 continue
             counts["split"] += len(outcome) > 1
             counts["truncated"] += any(example.truncated for example in outcome)
@@ -51,7 +61,7 @@ class CutSpan:
                 raw[name] += [value] * len(outcome)
         sources: dict[str, int] = {}
         columns = _columns(kept, self.task, sources)
-        return Cut(_batch(columns, schema(self.task)), list(sources), _carried_table(raw), dict(counts))
+        return Cut(_batch(columns, schema(self.task)), list(sources), _carried_table(raw), dict(counts), marks, dropped)
 
 
 def examples_of(task: Task, rows: list[Row]) -> list[list[Example] | Drop]:

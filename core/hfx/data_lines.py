@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from hfx.run import Run
     from hfx.table import ArrowTable
 
+_SHOWN = 5
+
 
 def data_summary(run: Run) -> str:
     """Return one phrase on what is read to train on, and to evaluate on where that is something else."""
@@ -49,6 +51,17 @@ def quarantine_lines(report: RowReport, rows: RowSet) -> list[str]:
 def quarantine_of(report: RowReport, rows: RowSet) -> Path | None:
     """Return the file of the rows that cannot be read, or None where all can."""
     return rows.stage.parent / report.stages[0] / "quarantine.jsonl" if report.bad else None
+
+
+def detected(marks: dict[str, dict[str, int]]) -> list[str]:
+    """Return what a task found out about the form of the rows, a phrase for each mark it left on them."""
+    return [f"{name}: {_counted(values)}" for name, values in marks.items()]
+
+
+def _counted(values: dict[str, int]) -> str:
+    most = list(values.items())[:_SHOWN]
+    more = f", and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+    return ", ".join(f"{value} ({number:,} row{'s' if number != 1 else ''})" for value, number in most) + more
 
 
 def _without_example(table: ArrowTable) -> str:

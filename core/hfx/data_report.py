@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hfx.data_lines import no_example, nothing_left, quarantine_of
+from hfx.data_lines import detected, no_example, nothing_left, quarantine_of
 from hfx.padding import padding_of
 from hfx.redact import redacted
 
@@ -59,6 +59,7 @@ def _of_table(run: Run, table: ArrowTable) -> Values:
     whole = _row_lengths(table)
     return {
         "task": table.meta["counts"],
+        "detected": table.meta["marks"],
         "tokens": {"total": int(lengths.sum()), "examples": len(table), "units": int(table.column("units").sum())},
         "lengths": _histogram(lengths),
         "padding": round(padding_of(run).share, 4),
@@ -139,6 +140,7 @@ def as_lines(report: Values) -> list[str]:
         *(f"found       {step}: " + ", ".join(f"{k} {v:,}" for k, v in facts.items())
           for step, facts in report["facts"].items()),
         *(f"rows by     {name}: {_shares(counts, rows['kept'])}" for name, counts in report["marks"].items()),
+        *(f"detected    {found}" for found in detected(report.get("detected", {}))),
         *(f"task        {_task_phrase(name, count)}" for name, count in report.get("task", {}).items()
           if count and name != "rows"),
     ]  # fmt: skip

@@ -19,11 +19,13 @@ from hfx.cutting import Cut, CutSpan, schema
 from hfx.errors import ConfigError, DataError
 from hfx.protocols import Task
 from hfx.rows import RowSet
-from hfx.table import CARRIED, FIXED, ArrowTable
+from hfx.table import CARRIED, DROPPED, FIXED, ArrowTable
 from hfx.waiting import counted
 from hfx.workers import in_order
 
-TABLE_VERSION = 2
+TABLE_VERSION = 3
+MOST_VALUES = 50
+"""Values of a mark that are written down."""
 _CHUNK = 1_000
 
 
@@ -78,11 +80,19 @@ def prepare_table(rows: RowSet, plan: TablePlan, cache: Path) -> ArrowTable:
 
 def _write_table(rows: RowSet, plan: TablePlan, path: Path, key: str) -> None:
     counts: Counter[str] = Counter()
+    marks: dict[str, Counter[str]] = {}
     sources: dict[str, int] = {}
     carried: list[pa.Table] = []
-    with pa.OSFile(str(path / "table.arrow"), "wb") as sink, pa.ipc.new_file(sink, schema(plan.task)) as writer:
+    with (
+        pa.OSFile(str(path / "table.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, schema(plan.task)) as writer,
+        (path / DROPPED).open("w") as dropped,
+    ):
         for cut in _cut_all(rows, plan):
             counts.update(cut.counts)
+            for name, values in cut.marks.items():
+                marks.setdefault(name, Counter()).update(values)
+            dropped.writelines(json.dumps(line) + "\n" for line in cut.dropped)
             writer.write_batch(_of_all(cut, sources))
             carried.append(cut.carried)
     if plan.carried:
@@ -92,6 +102,7 @@ def _write_table(rows: RowSet, plan: TablePlan, path: Path, key: str) -> None:
         "task_columns": list(plan.task.columns),
         "sources": list(sources),
         "counts": dict(counts),
+        "marks": {name: dict(values.most_common(MOST_VALUES)) for name, values in marks.items()},
     }
     (path / "table.json").write_text(json.dumps(meta))
 

@@ -69,7 +69,10 @@ class Row:
     reasons: list[str] = field(default_factory=list)
     """Why steps changed the row; a step appends `name.reason`."""
     marks: dict[str, str] = field(default_factory=dict)
-    """What steps found out about the row, such as its language: the data report counts kept rows by each of them."""
+    """What steps found out about the row, such as its language: the data report counts kept rows by each of them.
+
+    A task may add its own, under its name: in which columns it found what. They are told before the first step.
+    """
 
     def texts(self, columns: Sequence[str] | None = None) -> list[Text]:
         """Return the string leaves of the row's columns (all, or those named), through lists and mappings."""

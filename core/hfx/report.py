@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hfx.data_lines import data_summary, no_example, quarantine_lines, rows_phrase, task_drops
+from hfx.data_lines import data_summary, detected, no_example, quarantine_lines, rows_phrase, task_drops
 from hfx.errors import DataError
 from hfx.padding import padding_of, waste_line
 
@@ -51,6 +51,7 @@ def _data_lines(run: Run, table: Table) -> list[str]:
         f"data       {data_summary(run)}",
         f"rows       {rows_phrase(run)}",
         *quarantine_lines(rows.report, rows),
+        *(f"detected   {found}" for found in detected(run.prepared("train").meta["marks"])),
         f"tokens     {int(lengths.sum()):,} in {len(table):,} examples; length median {int(np.median(lengths))}, "
         f"longest {int(lengths.max())}; {padding.share:.0%} of a batch's positions are padding",
         *waste_line(run, padding),

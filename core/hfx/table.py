@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from hfx.cache import reading
 
 CARRIED = "carried.arrow"
 """The raw columns that plugins name, one value an example: beside the table, where a task may use the same name."""
+DROPPED = "dropped.jsonl"
+"""The rows that the task made no example of: number, place and reason."""
 FIXED = {"row": "int64", "part": "int32", "length": "int32", "units": "int32", "source": "int32"}
 
 
@@ -41,6 +44,11 @@ class ArrowTable:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def dropped(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows that the task made no example of: number, place and reason."""
+        with reading(self.path), (self.path / DROPPED).open() as file:
+            yield from map(json.loads, file)
 
     @cached_property
     def _carried(self) -> pa.Table:

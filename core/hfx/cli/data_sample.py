@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,11 +13,15 @@ import numpy as np
 from hfx.cli.command import traceback_option
 from hfx.cli.data_run import opened, shortened, to_stdout
 from hfx.cli.run_command import RunCommand
+from hfx.data_lines import task_drops
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from hfx.errors import HfxError
     from hfx.rows import RowSet
+    from hfx.run import Run
+    from hfx.table import ArrowTable
 
 EPILOG = """
 Examples:
@@ -39,7 +43,7 @@ LEAD = 40
 def command(ctx: click.Context, /, rule: str | None, count: int, full: bool, **_: Any) -> None:
     """Show rows as they are after cleaning, or rows that a rule drops or changes, as they were before it."""
     run = opened(ctx)
-    lines = _after(run.rows("train"), count) if rule is None else _of_rule(run.cleaned("train"), rule, count, full)
+    lines = _after(run.rows("train"), count) if rule is None else _of_rule(run, rule, count, full)
     for where, text in lines:
         to_stdout(f"{where}  {text if full else shortened(text)}")
 
@@ -53,11 +57,32 @@ def _after(rows: RowSet, count: int) -> Iterator[tuple[str, str]]:
             yield str(row.place), json.dumps(row.values, ensure_ascii=False, default=str)
 
 
-def _of_rule(rows: RowSet, rule: str, count: int, full: bool) -> Iterator[tuple[str, str]]:
+def _of_rule(run: Run, rule: str, count: int, full: bool) -> Iterator[tuple[str, str]]:
     """Yield rows as they were before the rule; of a changed one also what has become of it."""
+    rows = run.cleaned("train")
+    of_steps = sorted({*rows.report.dropped, *rows.report.changed})
+    chosen = [reason for reason in of_steps if _belongs(reason, rule)]
+    if chosen:
+        return _of_steps(rows, chosen, count, full)
+    tables = [(run.rows(split), run.prepared(split)) for split in ("train", "eval") if len(run.rows(split))]
+    of_task = sorted({reason for _, table in tables for reason in task_drops(table)})
+    chosen = [reason for reason in of_task if _belongs(reason, rule)]
+    if not chosen:
+        raise _unknown(rule, of_steps + of_task)
+    return islice(chain.from_iterable(_of_task(rows, table, chosen) for rows, table in tables), count)
+
+
+def _of_task(rows: RowSet, table: ArrowTable, chosen: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield rows that the task made no example of."""
+    numbers = rows.numbers()
+    for line in table.dropped():
+        if line["reason"] in chosen:
+            yield f"{line['place']}  no example ({line['reason']})", _now(rows, numbers, line["number"])
+
+
+def _of_steps(rows: RowSet, chosen: list[str], count: int, full: bool) -> Iterator[tuple[str, str]]:
     from hfx.outcomes import outcomes_of
 
-    chosen = _chosen_reasons(rows, rule)
     found = (line for line in outcomes_of(rows) if line["reason"] in chosen and line["before"] is not None)
     shown = list(islice(found, count))
     changed = {line["number"] for line in shown if not line["dropped"]}
@@ -90,15 +115,11 @@ def _now(rows: RowSet, numbers: NDArray[np.int64], number: int) -> str:
     return json.dumps(row.values, ensure_ascii=False, default=str)
 
 
-def _chosen_reasons(rows: RowSet, rule: str) -> list[str]:
+def _unknown(rule: str, reasons: list[str]) -> HfxError:
     from hfx.errors import ConfigError, nearest
 
-    reasons = sorted({*rows.report.dropped, *rows.report.changed})
-    chosen = [reason for reason in reasons if _belongs(reason, rule)]
-    if not chosen:
-        known = f"; there are {', '.join(repr(reason) for reason in reasons)}" if reasons else "; no rule did anything"
-        raise ConfigError(f"no row was dropped or changed by '{rule}'{known};{nearest(rule, reasons)}".rstrip(";"))
-    return chosen
+    known = f"; there are {', '.join(repr(reason) for reason in reasons)}" if reasons else "; no rule did anything"
+    return ConfigError(f"no row was dropped or changed by '{rule}'{known};{nearest(rule, reasons)}".rstrip(";"))
 
 
 def _belongs(reason: str, rule: str) -> bool:
