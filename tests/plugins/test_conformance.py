@@ -28,6 +28,11 @@ write_rows(tiny_rows(), KIT / "hub" / "train.jsonl")
 with closing(sqlite3.connect(KIT / "kit.db")) as connection, connection:
     connection.execute("CREATE TABLE reviews (id INTEGER PRIMARY KEY, text TEXT, label TEXT)")
     connection.executemany("INSERT INTO reviews (text, label) VALUES (:text, :label)", tiny_rows())
+(KIT / "chat.jinja").write_text(
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+CHAT = {"question": "label", "answer": "text", "template": str(KIT / "chat.jinja")}
 (KIT / "weights.txt").write_text("1\n2\n" * 20)
 
 OTHERWISE: dict[str, list[dict[str, Any]]] = {
@@ -51,6 +56,7 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "bpe": [{}, {"vocab_size": 270}],
     "causal_lm": [{}, {"overflow": "truncate", "side": "left"}, {"append_eos": False, "overflow": "drop"}],
     "classification": [{}, {"side": "left"}],
+    "chat": [CHAT, CHAT | {"train_on": "all", "system": "a warm den"}],
     "packing": [{"window": 16}, {"window": 1}],
     "padding": [{}, {"pad_to_multiple_of": 8}],
     "scratch": [{}, {"architecture": "gpt2", "hidden_size": 32, "layers": 1}],

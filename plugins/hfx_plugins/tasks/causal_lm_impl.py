@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hfx import ColumnType, Drop, Example, Row
 from hfx.errors import ConfigError, ModelError
+from hfx_plugins.tasks.next_token_impl import IGNORED, NextToken
 from hfx_plugins.tasks.text_impl import encode_all, frame, string, text_column
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-    from hfx import Metrics
-    from hfx.protocols import Batch, Values
-
-IGNORED = -100
-MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
-
-
-class TokenCounts:
-    """How often each token was a label: its entropy is the loss of a model that knows frequencies and no context."""
-
-    def __init__(self, vocab_size: int) -> None:
-        import torch
-
-        self.state: Tensor = torch.zeros(vocab_size, dtype=torch.float64)
-
-    def update(self, labels: Tensor) -> None:
-        """Count the labels of a batch, `(batch, seq)`."""
-        import torch
-
-        seen = labels[labels != IGNORED].flatten().cpu()
-        self.state += torch.bincount(seen, minlength=len(self.state)).double()
-
-    def compute(self) -> dict[str, float]:
-        """Return the entropy of the labels in nats; nothing where there was none."""
-        total = self.state.sum()
-        if total == 0:
-            return {}
-        shares = self.state[self.state > 0] / total
-        return {"unigram_entropy": float(-(shares * shares.log()).sum())}
+    from hfx.protocols import Values
 
 
 @dataclass
-class CausalLMTask:
+class CausalLMTask(NextToken):
     """Rows as token ids, of which the first `unlabelled` carry no loss."""
 
     tokenizer: PreTrainedTokenizerBase
@@ -62,21 +34,14 @@ class CausalLMTask:
     side: str = "right"
     min_length: int = 1
     version: Any = 1
-    unit: Literal["token", "row", "pair"] = "token"
-    model_class: str = "AutoModelForCausalLM"
     columns: Mapping[str, ColumnType] = field(
         default_factory=lambda: {"input_ids": ColumnType("list<int32>"), "unlabelled": ColumnType("int32")}
     )
-    model_options: Mapping[str, Any] = field(default_factory=dict)
 
     def fingerprint(self) -> Values:
         """Return everything that decides how a row is cut."""
         names = ("seq_length", "prefix", "text", "prompt", "append_eos", "overflow", "side", "min_length")
         return {name: getattr(self, name) for name in names} | {"eos": self.tokenizer.eos_token_id}
-
-    def fit(self, rows: Iterable[Row]) -> Values:
-        """Learn nothing: there are no labels to collect."""
-        return {}
 
     def fitted(self, facts: Values) -> CausalLMTask:
         """Return this task."""
@@ -118,27 +83,6 @@ class CausalLMTask:
         labels = np.array(values["input_ids"], dtype=np.int64)
         labels[: max(1, int(values["unlabelled"]))] = IGNORED
         return {"input_ids": values["input_ids"], "labels": labels}
-
-    def collated(self) -> Mapping[str, ColumnType]:
-        """Return ids, padded with the pad token, and labels, padded with what carries no loss."""
-        pad = self.tokenizer.pad_token_id
-        return {
-            "input_ids": ColumnType("list<int32>", 0 if pad is None else int(pad)),
-            "labels": ColumnType("list<int32>", IGNORED),
-        }
-
-    def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
-        """Return the sum of the cross entropy over the labels."""
-        from hfx import causal_loss  # torch with it, which the processes that tokenize go without
-
-        inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
-        if isinstance(metrics, TokenCounts):
-            metrics.update(batch["labels"])
-        return causal_loss(model, inputs, batch["labels"])
-
-    def metrics(self) -> Metrics:
-        """Return the counts of labels, at zero."""
-        return TokenCounts(1 + max(self.tokenizer.get_vocab().values()))
 
     def _cut(self, ids: list[int], unlabelled: int) -> list[Example] | Drop:
         size = self.seq_length

@@ -1,0 +1,152 @@
+"""How a chat template writes a conversation, and which of it are answers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hfx import Drop
+from hfx.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hfx_plugins.tasks.conversation_impl import Conversation
+
+MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A conversation as text, and where in it answers are: `(start, stop)` of each, the end token with it."""
+
+    text: str
+    answers: list[tuple[int, int]]
+
+    def pieces(self) -> list[tuple[str, bool]]:
+        """Return the text in pieces, and whether each of them is learned."""
+        found: list[tuple[str, bool]] = []
+        at = 0
+        for start, stop in self.answers:
+            found += [(self.text[at:start], False), (self.text[start:stop], True)]
+            at = stop
+        return [piece for piece in (*found, (self.text[at:], False)) if piece[0]]
+
+
+class Template:
+    """A tokenizer's chat template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._special = sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True)
+        self._specials = re.compile("|".join(map(re.escape, self._special)) or r"(?!)")
+
+    def probe(self) -> None:
+        """Write a short conversation.
+
+        Raises:
+            ModelError: there is no template, it is no Jinja, or its answers end without a token that says so.
+        """
+        from jinja2.exceptions import TemplateError
+
+        from hfx_plugins.tasks.conversation_impl import Conversation
+
+        messages = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "It is."}]
+        try:
+            written = self.written(Conversation(messages, None, 0), "assistant", "a short conversation")
+        except TemplateError as error:
+            raise ModelError(
+                f"the chat template cannot be used: {error}; give another with '--chat.template'"
+            ) from error
+        ends = [written.text[start:stop] for start, stop in written.answers]
+        if not ends or not ends[-1].rstrip().endswith(tuple(self._special)):
+            raise ModelError(
+                "the chat template ends an answer with no special token, so a model would not learn to stop; give one "
+                "that does with '--chat.template FILE'"
+            )
+
+    def written(self, conversation: Conversation, train_on: str, where: str) -> Written:
+        """Write a conversation, and find what is learned of it.
+
+        Raises:
+            DataError: the template writes the beginning of a conversation otherwise once more follows, so answers
+                cannot be told from the rest.
+            TemplateError: the template refuses the conversation.
+        """
+        if train_on == "all":
+            text = self._text(conversation, len(conversation.messages))
+            return Written(text, [(0, len(text))])
+        at = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
+        chosen = at[-1:] if train_on == "last" else [i for i in at if i >= conversation.first]
+        if MARKER.search(self._tokenizer.get_chat_template(None, conversation.tools)):
+            return self._by_markers(conversation, chosen, len(at), where)
+        return self._by_prefixes(conversation, chosen, where)
+
+    def _by_markers(self, conversation: Conversation, chosen: list[int], spoken: int, where: str) -> Written:
+        """Find the answers between the template's markers: `spoken` of them, one an assistant's message."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        texts, spans = render_jinja_template(
+            conversations=[conversation.messages],
+            tools=conversation.tools,
+            chat_template=self._tokenizer.get_chat_template(None, conversation.tools),
+            return_assistant_tokens_mask=True,
+            **self._tokenizer.special_tokens_map,
+        )
+        marked: list[tuple[int, int]] = spans[0]
+        if len(marked) != spoken:
+            raise DataError(
+                f"{where}: the chat template marks {len(marked)} answers where the assistant says {spoken}; mend its "
+                "generation markers"
+            )
+        return Written(texts[0], marked[-len(chosen) :])
+
+    def _by_prefixes(self, conversation: Conversation, chosen: list[int], where: str) -> Written:
+        text = self._text(conversation, len(conversation.messages))
+        answers = []
+        for at in chosen:
+            before = self._text(conversation, at, asks=True)
+            whole = self._text(conversation, at + 1)
+            if not (text.startswith(whole) and whole.startswith(before)):
+                raise DataError(
+                    f"{where}: the chat template writes the beginning of a conversation otherwise once more follows, "
+                    "so its answers cannot be told from the rest; '--chat.train-on last' may go, or a template with "
+                    "generation markers ('--chat.template FILE')"
+                )
+            answers.append((len(before), self._end(text, len(before), len(whole))))
+        return Written(text, answers)
+
+    def _end(self, text: str, start: int, stop: int) -> int:
+        """Return where an answer ends: behind its last special token, where only white space follows that."""
+        ends = [found.end() for found in self._specials.finditer(text, start, stop)]
+        return ends[-1] if ends and not text[ends[-1] : stop].strip() else stop
+
+    def _text(self, conversation: Conversation, count: int, asks: bool = False) -> str:
+        """Write the first messages, and what asks for an answer."""
+        written = self._tokenizer.apply_chat_template(
+            conversation.messages[:count],
+            tools=conversation.tools,
+            add_generation_prompt=asks,
+            tokenize=False,
+        )
+        return str(written)
+
+    def writes_all(self, conversation: Conversation, written: Written) -> bool:
+        """Return whether what the assistant says is in what is learned, but for white space."""
+        said = [message["content"] for message in conversation.messages if message["role"] == "assistant"]
+        pairs = zip(reversed(said), reversed(written.answers), strict=False)
+        return all(_plain(text) in _plain(written.text[start:stop]) for text, (start, stop) in pairs)
+
+    def says_control(self, conversation: Conversation) -> bool:
+        """Return whether somebody says a special token, which would end or begin somebody's turn."""
+        return any(self._specials.search(str(message["content"])) for message in conversation.messages)
+
+
+def _plain(text: str) -> str:
+    return "".join(text.split())
+
+
+def refused(error: Exception) -> Drop:
+    """Return why a conversation is left out that the template does not write."""
+    return Drop(f"template: {str(error).strip().splitlines()[0][:80] if str(error).strip() else type(error).__name__}")
