@@ -33,7 +33,7 @@ WRONG = [
     (["completion", "tcsh"], ["'tcsh'"]),
     (["generate", "runs/none", "--prompt", "a"], ["no such path 'runs/none'"]),
     (["generate", ".", "--prompt", "a"], ["neither a run nor a model"]),
-    (["generate", "runs/none"], ["'--prompt' is missing"]),
+    (["generate", "runs/none"], ["either '--prompt TEXT' or '--prompt-file FILE'"]),
     (["config", "validate", "wrong.yaml"], ["did you mean 'lr'?"]),
 ]
 

@@ -2,39 +2,116 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
 from logging import ERROR, getLogger
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import click
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from jinja2.exceptions import TemplateError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TextStreamer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from hfx.errors import HfxError, ModelError
+from hfx.errors import ConfigError, DataError, HfxError, ModelError
 from hfx.remote_code import RemoteCode, safetensors_only
 
+if TYPE_CHECKING:
+    from hfx.cli.prompts import Asked
 
-def continued(source: str, prompt: str, max_new_tokens: int, temperature: float, seed: int) -> str:
-    """Return the prompt and its continuation.
+
+class Generator:
+    """A model that continues texts, or answers in its chat template.
 
     Raises:
-        ModelError: the model or its tokenizer cannot be loaded, or the prompt is empty.
+        ModelError: the model or its tokenizer cannot be loaded, or it has no chat template and is to chat.
     """
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    getLogger("huggingface_hub").setLevel(ERROR)
-    tokenizer, model = _loaded(source)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    inputs = tokenizer(prompt, return_tensors="pt").to(device)
-    if inputs["input_ids"].shape[1] == 0:
-        raise ModelError("the prompt has no tokens; give some text with '--prompt'")
-    torch.manual_seed(seed)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    wanted = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
-    output = model.to(device).generate(**wanted, max_new_tokens=max_new_tokens, pad_token_id=pad, **sampling)
-    return str(tokenizer.decode(output[0], skip_special_tokens=True))
+
+    def __init__(
+        self, source: str, chat: bool | None, system: str | None, max_new_tokens: int, temperature: float, seed: int
+    ) -> None:
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        getLogger("huggingface_hub").setLevel(ERROR)
+        self._tokenizer, model = _loaded(source)
+        template = self._tokenizer.chat_template is not None
+        if chat and not template:
+            raise ModelError(f"the tokenizer of '{source}' has no chat template; '--no-chat' continues the text")
+        self._chat = template if chat is None else chat
+        if system is not None and not self._chat:
+            raise ConfigError("'--system' is for a chat; add '--chat', or write it into the prompt")
+        self._system = system
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = model.to(self._device)
+        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        pad = self._tokenizer.pad_token_id
+        self._options = sampling | {
+            "max_new_tokens": max_new_tokens,
+            "pad_token_id": self._tokenizer.eos_token_id if pad is None else pad,
+            "eos_token_id": self._ends(),
+        }
+        torch.manual_seed(seed)
+
+    def one(self, asked: Asked, live: bool) -> None:
+        """Write the continuation of a text behind it, or the answer; `live` as it comes."""
+        ids = torch.tensor([self._ids(asked)], device=self._device)
+        if live:
+            streamer = TextStreamer(self._tokenizer, skip_prompt=self._chat, skip_special_tokens=True)
+            self._new(ids, torch.ones_like(ids), streamer=streamer)
+            return
+        new = self._new(ids, torch.ones_like(ids))[0]
+        click.echo(self._said(new if self._chat else torch.cat([ids[0], new])))
+
+    def many(self, asked: Sequence[Asked], batch_size: int) -> Iterator[str]:
+        """Yield a JSON line for each prompt, with its `completion`; so many are computed at once."""
+        for at in range(0, len(asked), batch_size):
+            batch = asked[at : at + batch_size]
+            rows = [self._ids(one) for one in batch]
+            longest = max(map(len, rows))
+            ids = torch.full((len(rows), longest), int(self._options["pad_token_id"] or 0))
+            seen = torch.zeros_like(ids)
+            for row, own in enumerate(rows):
+                ids[row, longest - len(own) :] = torch.tensor(own)
+                seen[row, longest - len(own) :] = 1
+            for one, new in zip(batch, self._new(ids.to(self._device), seen.to(self._device)), strict=True):
+                yield json.dumps(one.told() | {"completion": self._said(new)}, ensure_ascii=False)
+
+    def _new(self, ids: torch.Tensor, seen: torch.Tensor, **more: Any) -> torch.Tensor:
+        """Return the tokens behind those given, `(batch, new)`."""
+        output: torch.Tensor = self._model.generate(input_ids=ids, attention_mask=seen, **self._options, **more)
+        return output[:, ids.shape[1] :]
+
+    def _said(self, ids: torch.Tensor) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _ids(self, asked: Asked) -> list[int]:
+        if not self._chat and asked.messages:
+            raise ConfigError("'messages' are for a chat; add '--chat', or give 'prompt'")
+        said = asked.conversation(self._system)
+        try:
+            ids: list[int] = (
+                self._tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False)
+                if self._chat
+                else self._tokenizer(asked.prompt)["input_ids"]
+            )
+        except (TemplateError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"the chat template does not take '{str(said)[:80]}': {error}; mend the prompt") from error
+        if not ids or not (asked.prompt or asked.messages):
+            raise ModelError("the prompt has no tokens; give some text with '--prompt'")
+        return ids
+
+    def _ends(self) -> list[int] | None:
+        """Return the tokens that end a text: those the model names, the tokenizer's, in a chat that of an answer."""
+        named = self._model.generation_config.eos_token_id
+        ends = {*([named] if isinstance(named, int) else named or []), self._tokenizer.eos_token_id}
+        if self._chat:
+            said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
+            written = self._tokenizer.apply_chat_template(said, return_dict=False)
+            special = set(self._tokenizer.all_special_ids)
+            ends |= {next((id_ for id_ in reversed(written) if id_ in special), None)}
+        return sorted(ends - {None}) or None
 
 
 def _loaded(source: str) -> tuple[Any, Any]:
