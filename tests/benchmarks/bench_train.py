@@ -72,30 +72,31 @@ def compare(folder: Path, workload: str, vocabulary: int, rounds: int) -> dict[s
     return {"workload": workload, "vocabulary": vocabulary, "rounds": rounds, "cores": os.cpu_count(), "table": table}
 
 
-def measure(folder: Path, contenders: Sequence[str], rounds: int) -> dict[str, dict[str, float]]:
+def measure(folder: Path, contenders: Sequence[str], rounds: int) -> dict[str, dict[str, Any]]:
     """Run those contenders that are installed by turns, and return the medians of each."""
     contenders = [name for name in contenders if installed(name)]
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     peaks: dict[str, list[int]] = {name: [] for name in contenders}
-    losses: dict[str, float] = {}
+    losses: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name in contenders:
             told = run(folder, name)
             taken = told["steps"][WARM_UP:]
             rates[name].append(sum(line["tokens"] for line in taken) / sum(line["seconds"] for line in taken))
             peaks[name].append(told["peak_bytes"] - told["loaded_bytes"])
-            losses[name] = told["steps"][-1]["loss"]
+            losses[name] = [line["loss"] for line in told["steps"]]
     return {
         name: {
             "tokens_per_second": median(rates[name]),
             "peak_bytes": median(peaks[name]),
-            "last_loss": losses[name],
+            "last_loss": losses[name][-1],
+            "losses": losses[name],
         }
         for name in contenders
     }
 
 
-def show(title: str, rounds: int, table: dict[str, dict[str, float]]) -> None:
+def show(title: str, rounds: int, table: dict[str, dict[str, Any]]) -> None:
     """Print what was measured, against the first contender."""
     first = next(iter(table.values()))
     print(f"\n{title}, {rounds} rounds, {os.cpu_count()} cores\n")

@@ -96,6 +96,17 @@ def model() -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained("model", dtype=torch.float32)
 
 
+def same_adapters(net: Any) -> None:
+    """Draw the adapters anew, by their order: who made them has drawn others."""
+    import torch
+
+    drawn = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if "lora_A" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=drawn) / parameter.shape[1] ** 0.5)
+
+
 # ── hfx ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -109,6 +120,7 @@ def hfx(*plugins: str, batch: str = "rows") -> None:
 
         @hookimpl(wrapper=True)
         def hfx_run(self, run: Run) -> Any:
+            same_adapters(run.module)
             CLOCK.start(run.module)
             result: RunResult = yield
             return result
@@ -118,7 +130,7 @@ def hfx(*plugins: str, batch: str = "rows") -> None:
             CLOCK.step(metrics["tokens"], metrics["loss"])
 
     size = SPEC["batch"][batch]
-    task = "classification" if "labels" in SPEC else "causal_lm"
+    task = "classification" if "labels" in SPEC else "chat" if "chat" in SPEC else "causal_lm"
     named: dict[str, Any] = {"fp32": {}, task: {"prompt": "prompt"} if SPEC["prompts"] else {}}
     if "lora" in SPEC:
         named["lora"] = {"rank": SPEC["lora"]["r"], "alpha": SPEC["lora"]["lora_alpha"]}
@@ -156,13 +168,18 @@ def trainer(batch: str, **options: Any) -> None:
 
 
 def trl(batch: str, **options: Any) -> None:
-    """Train with TRL's SFTTrainer on rows that are tokenized already."""
+    """Train with TRL's SFTTrainer on rows that are tokenized already, or on the answers of conversations."""
     import datasets
     from trl import SFTConfig, SFTTrainer
 
-    data = datasets.Dataset.from_list(
-        [{"input_ids": ids, "completion_mask": [0] * prompt + [1] * (len(ids) - prompt)} for ids, prompt in rows()]
-    )
+    if "chat" in SPEC:
+        found = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+        options["assistant_only_loss"] = True
+    else:
+        found = [
+            {"input_ids": ids, "completion_mask": [0] * prompt + [1] * (len(ids) - prompt)} for ids, prompt in rows()
+        ]
+    data = datasets.Dataset.from_list(found)
     config = SFTConfig(
         "trl", max_length=SPEC["seq_length"], gradient_checkpointing=False, bf16=False, **options, **_arguments(batch)
     )
@@ -198,6 +215,7 @@ def _trained(kind: Any, options: Any, collator: Any, **given: Any) -> None:
 
     class Steps(transformers.TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+            same_adapters(model)
             CLOCK.start(model)
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -347,6 +365,8 @@ CONTENDERS: dict[str, Callable[[], None]] = {
     "TRL, padding": lambda: trl("rows"),
     "TRL, bfd": lambda: trl("packed", packing=True, packing_strategy="bfd"),
     "TRL, wrapped": lambda: trl("packed", packing=True, packing_strategy="wrapped"),
+    "TRL, in order": lambda: trl("rows", train_sampling_strategy="sequential"),
+    "hfx, in order": lambda: hfx("sequential", 'adamw:{"weight_decay": 0}', 'cosine:{"warmup": 0}'),
     "Fabric, padding": lambda: fabric("rows"),
     "loop, packed": lambda: loop("packed"),
     "loop, packed, chunks": lambda: loop("packed", 256),
