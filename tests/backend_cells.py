@@ -119,6 +119,11 @@ CELLS: dict[str, Cell] = {
     "tf32": _one("tf32", untried=GPU),
     "classification": Cell({"classification": {}, "balanced": {}}),
     "classification with lora": _one("classification", also={"lora": {"rank": 4}}, needs="peft"),
+    "chat": _one(
+        "chat",
+        {"question": "label", "answer": "text", "template": "chat.jinja"},
+        also={"packing": {}, "chunked_loss": {"chunk": 16}},
+    ),
     "packing": _one("packing"),
     "padding": Cell({"padding": {}, "shuffle": {}, "linear": {}, "causal_lm": {}}),
     "weighted": Cell({"weighted": {"column": "weight"}, "cosine": {}, "progress": {}, "guard": {}}),
@@ -175,6 +180,10 @@ def folder_of_rows(path: Path) -> Path:
         "goes",
         "on",
     ]
+    (path / "chat.jinja").write_text(
+        "{% for message in messages %}{{ message.role + ': ' + message.content + '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
     for name, count in (("rows", 120), ("more", 60)):
         with (path / f"{name}.jsonl").open("w") as file:
             for number in range(count):
