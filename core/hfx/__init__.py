@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from hfx.api import plugins as plugins
     from hfx.api import train as train
     from hfx.backend import TorchBackend as TorchBackend
-    from hfx.causal import causal_loss as causal_loss
     from hfx.config import RunConfig as RunConfig
     from hfx.distributed import DistributedBackend as DistributedBackend
     from hfx.errors import ConfigError as ConfigError
@@ -59,12 +58,14 @@ if TYPE_CHECKING:
     from hfx.remote_code import RemoteCode as RemoteCode
     from hfx.remote_code import safetensors_only as safetensors_only
     from hfx.run import Run as Run
+    from hfx.token_loss import causal_loss as causal_loss
+    from hfx.token_loss import masked_loss as masked_loss
 
 _HOMES = {
     "train": "api", "load_config": "api", "plugins": "api",
     "Plugin": "plugin", "hookimpl": "plugin", "Column": "plugin", "Secret": "plugin", "reveal": "plugin",
     "Run": "run", "RunConfig": "config", "ParamGroups": "params", "TorchBackend": "backend", "permute": "order",
-    "causal_loss": "causal", "DistributedBackend": "distributed", "redacted": "redact",
+    "causal_loss": "token_loss", "masked_loss": "token_loss", "DistributedBackend": "distributed", "redacted": "redact",
     "RemoteCode": "remote_code", "safetensors_only": "remote_code",
 }  # fmt: skip
 _HOMES |= dict.fromkeys(

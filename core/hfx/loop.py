@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import resource
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from hfx.halving import with_less
 from hfx.order import GlobalBatch, Sequence
 
 if TYPE_CHECKING:
-    from hfx.protocols import Batch, Metrics, Table, Task
+    from hfx.protocols import Batch, Metrics, Table, Task, Values
     from hfx.run import Run
 
 
@@ -49,14 +50,30 @@ def seed_everything(*key: int) -> None:
 
 
 def collate(run: Run, sequences: list[Sequence]) -> Batch:
-    """Return the tensors of some sequences; what a task draws anew is keyed by the sequence's position."""
-    drawn: list[list[dict[str, Any]]] = []
-    for sequence in sequences:
-        at = sequence.position
-        counter = [0, at.bin, at.window, (at.epoch << 32) | at.block]
-        rng = np.random.Generator(np.random.Philox(key=run.config.seed, counter=counter))
-        drawn.append([run.task.draw(sequence.table.values(int(row)), rng) for row in sequence.rows])
-    return run.batcher.collate(drawn)
+    """Return the tensors of some sequences."""
+    return run.batcher.collate([_drawn(run, sequence) for sequence in sequences])
+
+
+def _drawn(run: Run, sequence: Sequence) -> list[Values]:
+    """Return the values of a sequence's examples; what a task draws anew is keyed by the sequence's position."""
+    at = sequence.position
+    counter = [0, at.bin, at.window, (at.epoch << 32) | at.block]
+    rng = np.random.Generator(np.random.Philox(key=run.config.seed, counter=counter))
+    return [run.task.draw(sequence.table.values(int(row)), rng) for row in sequence.rows]
+
+
+def units_of(run: Run, batch: GlobalBatch) -> int:
+    """Return what a step's loss is divided by, 1 at least.
+
+    It is known from the table, but for a task that draws its labels anew: then each rank counts those of its own
+    sequences, and they are added up.
+    """
+    count: Callable[[Values], int] | None = getattr(run.task, "drawn_units", None)
+    if count is None:
+        return max(1, batch.units)
+    own = batch.share(run.world.rank, run.world.size)
+    drawn = sum(count(values) for sequence in own for values in _drawn(run, sequence))
+    return max(1, int(run.backend.all_reduce(torch.tensor([drawn], dtype=torch.float64))))
 
 
 class Laps:
@@ -85,8 +102,8 @@ def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, A
     config, backend, pace = run.config, run.backend, run.pace
     if pace:
         pace.begin()
-    units, tokens = max(1, batch.units), batch.tokens
-    total = with_less(run, batch, lambda: _gradients(run, batch, laps))
+    units, tokens = units_of(run, batch), batch.tokens
+    total = with_less(run, batch, lambda: _gradients(run, batch, units, laps))
     run.at("the sum over the ranks")
     told = torch.tensor([float(total), run.stop_code, run.save_ended], dtype=torch.float64)
     # The loss stays in front: where in a tensor a number is decides the order in which gloo adds it up.
@@ -120,7 +137,7 @@ def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, A
     } | ({"skipped": True} if result.skipped else {})
 
 
-def _gradients(run: Run, batch: GlobalBatch, laps: Laps) -> Tensor:
+def _gradients(run: Run, batch: GlobalBatch, units: int, laps: Laps) -> Tensor:
     """Add this rank's gradients of a step in the backend, micro-batch by micro-batch, and return its loss, `()`."""
     world, backend, most = run.world, run.backend, run.micro_batch_size
     own = batch.share(world.rank, world.size)
@@ -138,7 +155,7 @@ def _gradients(run: Run, batch: GlobalBatch, laps: Laps) -> Tensor:
             with run.precision.autocast():
                 loss = run.module(tensors)
             run.at("the backward pass")
-            backend.backward(loss * (weight / max(1, batch.units)))
+            backend.backward(loss * (weight / units))
         if part:
             total += loss.detach().double().cpu()  # waits for the device, so what it did is in this lap
         laps.end("forward_backward")
@@ -162,38 +179,44 @@ def evaluate(run: Run) -> dict[str, float]:
     from hfx.blocks import tables
 
     metrics = run.task.metrics()
-    total = torch.zeros((), dtype=torch.float64)
-    units = before = 0
+    sums = torch.zeros(2, dtype=torch.float64)
+    before = 0
     run.module.eval()
     try:
         with torch.no_grad():
             for table in tables(run.blocks("eval")):
-                total += _evaluate_table(run, table, before, metrics)
-                units += int(table.column("units").sum())
+                sums += _evaluate_table(run, table, before, metrics)
                 before += len(table)
     finally:
         run.module.train()
-    total = run.backend.all_reduce(total)
+    total, units = run.backend.all_reduce(sums).tolist()
     metrics.state = run.backend.all_reduce(metrics.state.cpu())
     figures = {f"eval_{name}": value for name, value in metrics.compute().items()}
-    return {"eval_loss": float(total) / max(1, units)} | figures
+    return {"eval_loss": total / max(1, units)} | figures
 
 
 def _evaluate_table(run: Run, table: Table, before: int, metrics: Metrics) -> Tensor:
-    """Return the sum of the loss over this rank's part of a table, `()`, with so many examples in the blocks before."""
+    """Return the sum of the loss over this rank's part of a table, and its units, `(2,)`.
+
+    So many examples are in the blocks `before`.
+    """
     micro, world = run.micro_batch_size, run.world
+    count: Callable[[Values], int] | None = getattr(run.task, "drawn_units", None)
+    known = table.column("units")
     rounds = math.ceil(math.ceil(len(table) / micro) / world.size)
-    total, unused = torch.zeros((), dtype=torch.float64), run.task.metrics()
+    sums, unused = torch.zeros(2, dtype=torch.float64), run.task.metrics()
     for index in range(rounds):
         at = (index * world.size + world.rank) * micro
         counts = at < len(table)
         rows = range(at, min(at + micro, len(table))) if counts else range(1)
-        tensors = to_device(run.batcher.collate(_eval_values(run, table, rows, before)), run.device)
+        drawn = _eval_values(run, table, rows, before)
+        tensors = to_device(run.batcher.collate(drawn), run.device)
         with run.precision.autocast():
             loss = run.module(tensors, metrics if counts else unused)
         if counts:
-            total += loss.double().cpu()
-    return total
+            units = sum(count(values) for [values] in drawn) if count else int(known[rows.start : rows.stop].sum())
+            sums += torch.stack([loss.double().cpu(), torch.tensor(units, dtype=torch.float64)])
+    return sums
 
 
 def _eval_values(run: Run, table: Table, rows: range, before: int) -> list[list[dict[str, Any]]]:

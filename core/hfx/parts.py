@@ -203,8 +203,8 @@ class Parts:
 
     def _build_model(self) -> PreTrainedModel:
         from hfx.allocator import keep_freed_memory
-        from hfx.causal import install_loss
         from hfx.loop import held, seed_everything
+        from hfx.token_loss import install_loss
 
         if self.device.type == "cpu" and not self.planning:
             keep_freed_memory()

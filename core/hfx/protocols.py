@@ -268,7 +268,8 @@ class Task(Protocol):
 
     One that is faster on many rows at once says so by a method `examples_of(rows: list[Row]) -> list[list[Example] |
     Drop]`, which returns for each row what `examples` returns; a subclass that overrides `examples` alone is asked row
-    by row.
+    by row. One whose `draw` decides how many labels there are has a method `drawn_units(values: Values) -> int`, which
+    counts those of drawn values; the units of its examples are an estimate then.
     """
 
     @property

@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from hfx import Drop, Place, Row, RunConfig
-from hfx.causal import causal_sum
 from hfx.errors import ConfigError, DataError, ModelError
+from hfx.token_loss import causal_sum
 from hfx_plugins.tasks.causal_lm import CausalLM
 from hfx_plugins.tasks.text_impl import encode, encode_all
 

@@ -16,9 +16,9 @@ from torch.utils._pytree import tree_iter
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hfx import causal_loss
-from hfx.causal import install_loss
 from hfx.errors import IncompatibleError
 from hfx.rates import operations
+from hfx.token_loss import install_loss
 from hfx_plugins.memory import chunked_loss_impl
 from hfx_plugins.memory.chunked_loss import ChunkedLoss
 

@@ -64,8 +64,11 @@ def examples_fit_a_sequence_and_fill_the_columns(bench: Bench) -> None:
 def units_are_what_the_loss_sums_over(bench: Bench) -> None:
     """The step's loss is divided by them before anything is computed."""
     with bench.run() as run:
-        units = run.table("train").column("units")
+        units = run.table("train").column("units").copy()
+        count = getattr(run.task, "drawn_units", None)
         for index in range(len(units)):
+            if count:
+                units[index] = count(drawn(run, index))
             batch = collate(run, [[index]])
             expected = int((batch["labels"] != IGNORED).sum()) if run.task.unit == "token" and "labels" in batch else 1
             fits = units[index] > 0 if run.task.unit == "token" and "labels" not in batch else units[index] == expected

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from hfx.causal import causal_sum
 from hfx.errors import IncompatibleError
+from hfx.token_loss import causal_sum
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

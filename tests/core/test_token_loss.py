@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hfx.causal import causal_loss, install_loss
+from hfx.token_loss import causal_loss, install_loss
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
          "intermediate_size": 16, "head_dim": 8}  # fmt: skip

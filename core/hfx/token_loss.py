@@ -1,8 +1,8 @@
-"""The loss of the next token, over the positions that carry a label and no others."""
+"""The loss of tokens, next ones or masked ones, over the positions that carry a label and no others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -41,10 +41,24 @@ def causal_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) 
     labelled = torch.zeros_like(labels, dtype=torch.bool)
     labelled[:, :-1] = labels[:, 1:] != IGNORED
     targets = labels[:, 1:][labelled[:, :-1]]
+    forward = partial(model, **inputs, use_cache=False)  # a cache would make packed rows see each other
+    return _loss_at(model, forward, labelled, targets)
+
+
+def masked_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+    """Return the summed loss, `()`, of tokens that are guessed where they are, for labels `(batch, seq)`.
+
+    As with `causal_loss`, -100 carries none, and the head is given the states of labelled positions alone.
+    """
+    labelled = labels != IGNORED
+    return _loss_at(model, partial(model, **inputs), labelled, labels[labelled])
+
+
+def _loss_at(model: nn.Module, forward: Callable[[], Any], labelled: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss of targets `(labelled,)` at the positions that a mask of `(batch, seq)` chooses."""
     # A module around the model may hide its head: then all logits are there, and the labelled ones are taken.
     head = getattr(model, "get_output_embeddings", lambda: None)()
     loss_function = cast("Any", model).loss_function
-    forward = partial(model, **inputs, use_cache=False)  # a cache would make packed rows see each other
     expecting = getattr(loss_function, "expecting", _nothing)
     with _selecting(head, labelled), expecting(targets, forward):
         logits = forward().logits
