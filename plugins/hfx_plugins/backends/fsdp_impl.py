@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -106,18 +107,26 @@ class FsdpBackend(DistributedBackend):
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks that transformers says may not be split, outermost first.
+    """Return the blocks that transformers says may not be split, outermost first, without those tied to another part.
+
+    BERT's embeddings are such a block, and its head has their weights, which have to be gathered for both together.
 
     Raises:
         IncompatibleError: the model names none, or has none of them.
     """
-    found = layers_of(model)
+    uses = _uses(model)
+    found = [layer for layer in layers_of(model) if all(uses[key] == count for key, count in _uses(layer).items())]
     if not found:
         raise IncompatibleError(
             f"'fsdp' shards layer by layer, and '{type(model).__name__}' does not say what its layers are; "
             "use '--plugin ddp' or '--plugin zero'"
         )
     return found
+
+
+def _uses(module: nn.Module) -> Counter[int]:
+    """Return how often each parameter is held within a module."""
+    return Counter(id(parameter) for _, parameter in module.named_parameters(remove_duplicate=False))
 
 
 def _local_bytes(module: nn.Module) -> int:
