@@ -124,6 +124,7 @@ CELLS: dict[str, Cell] = {
         {"question": "label", "answer": "text", "template": "chat.jinja"},
         also={"packing": {}, "chunked_loss": {"chunk": 16}},
     ),
+    "masked_lm": _one("masked_lm", {"whole_words": True}, fields={"model": "encoder"}),
     "packing": _one("packing"),
     "padding": Cell({"padding": {}, "shuffle": {}, "linear": {}, "causal_lm": {}}),
     "weighted": Cell({"weighted": {"column": "weight"}, "cosine": {}, "progress": {}, "guard": {}}),
@@ -184,6 +185,7 @@ def folder_of_rows(path: Path) -> Path:
         "{% for message in messages %}{{ message.role + ': ' + message.content + '<|end|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
+    _write_encoder(path / "encoder", words)
     for name, count in (("rows", 120), ("more", 60)):
         with (path / f"{name}.jsonl").open("w") as file:
             for number in range(count):
@@ -191,6 +193,34 @@ def folder_of_rows(path: Path) -> Path:
                 row = {"text": text, "label": "even" if number % 2 else "odd", "weight": 1 + number % 3}
                 file.write(json.dumps(row) + "\n")
     return path
+
+
+def _write_encoder(folder: Path, words: list[str]) -> None:
+    """Write a tiny model with a mask token, in whose words every second token goes on with the one before it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    pieces = [
+        "[PAD]",
+        "[MASK]",
+        "[UNK]",
+        *(word[:2] for word in words),
+        *(f"##{word[2:]}" for word in words if word[2:]),
+    ]
+    table = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    body = Tokenizer(models.WordPiece(table, unk_token="[UNK]"))
+    body.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=body, mask_token="[MASK]", pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    import torch
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(table), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=48, pad_token_id=0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(folder)
 
 
 # ── the driver ───────────────────────────────────────────────────────────────────────────────────────────────────────

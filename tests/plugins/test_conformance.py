@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from hfx.discovery import OWN, found
 from hfx.testing import Check, plugin_checks
 from hfx.testing.general import PLUGIN
-from hfx.testing.tiny import tiny_rows, write_rows
+from hfx.testing.tiny import tiny_rows, without_bars, write_rows
 
 KIT = Path(tempfile.mkdtemp(prefix="hfx-conformance-"))
 """Rows for sources that read no file of the kit."""
@@ -32,6 +34,20 @@ with closing(sqlite3.connect(KIT / "kit.db")) as connection, connection:
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
+# An encoder with a mask token, which the tokenizers that hfx makes itself have not.
+SIGNS = [*map(chr, range(97, 123)), *map(str, range(10))]
+PIECES = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]", *SIGNS, *(f"##{sign}" for sign in SIGNS)]
+BODY = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(PIECES)}, unk_token="[UNK]"))
+BODY.pre_tokenizer = pre_tokenizers.Whitespace()
+PreTrainedTokenizerFast(
+    tokenizer_object=BODY, mask_token="[MASK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
+).save_pretrained(KIT / "encoder")
+with without_bars(), torch.random.fork_rng():
+    torch.manual_seed(0)
+    BertForMaskedLM(
+        BertConfig(vocab_size=len(PIECES), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                   intermediate_size=64, max_position_embeddings=64, pad_token_id=0)
+    ).save_pretrained(KIT / "encoder")  # fmt: skip
 CHAT = {"question": "label", "answer": "text", "template": str(KIT / "chat.jinja")}
 (KIT / "weights.txt").write_text("1\n2\n" * 20)
 
@@ -56,6 +72,7 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "bpe": [{}, {"vocab_size": 270}],
     "causal_lm": [{}, {"overflow": "truncate", "side": "left"}, {"append_eos": False, "overflow": "drop"}],
     "classification": [{}, {"side": "left"}],
+    "masked_lm": [{}, {"whole_words": True, "static": True, "overflow": "truncate"}],
     "chat": [CHAT, CHAT | {"train_on": "all", "system": "a warm den"}],
     "packing": [{"window": 16}, {"window": 1}],
     "padding": [{}, {"pad_to_multiple_of": 8}],
@@ -101,6 +118,7 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
 BESIDE: dict[str, dict[str, Any]] = {
     # Of pure bf16 the default's updates are too small for norms, and lost as they are rounded to the nearest.
     "bf16": {"plugins": {"adamw": {"lr": 0.03}}},
+    "masked_lm": {"model": str(KIT / "encoder")},
     "schedule_free": {"plugins": {"constant": {}}},
     "optimizer_in_backward": {"max_grad_norm": None},
 }
