@@ -124,6 +124,7 @@ CELLS: dict[str, Cell] = {
         {"question": "label", "answer": "text", "template": "chat.jinja"},
         also={"packing": {}, "chunked_loss": {"chunk": 16}},
     ),
+    "token_classification": Cell({"token_classification": {}}, fields={"model": "encoder", "data": "words.jsonl"}),
     "masked_lm": _one("masked_lm", {"whole_words": True}, fields={"model": "encoder"}),
     "packing": _one("packing"),
     "padding": Cell({"padding": {}, "shuffle": {}, "linear": {}, "causal_lm": {}}),
@@ -192,6 +193,11 @@ def folder_of_rows(path: Path) -> Path:
                 text = " ".join(rng.choices(words, k=rng.choice([3, 9, 30])))
                 row = {"text": text, "label": "even" if number % 2 else "odd", "weight": 1 + number % 3}
                 file.write(json.dumps(row) + "\n")
+    with (path / "words.jsonl").open("w") as file:
+        for _ in range(80):
+            tokens = rng.choices(words, k=rng.choice([3, 9, 20]))
+            tags = ["B-X" if token[0] in "aeiou" else "O" for token in tokens]
+            file.write(json.dumps({"tokens": tokens, "tags": tags}) + "\n")
     return path
 
 

@@ -72,6 +72,7 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "bpe": [{}, {"vocab_size": 270}],
     "causal_lm": [{}, {"overflow": "truncate", "side": "left"}, {"append_eos": False, "overflow": "drop"}],
     "classification": [{}, {"side": "left"}],
+    "token_classification": [{}, {"overflow": "truncate"}],
     "masked_lm": [{}, {"whole_words": True, "static": True, "overflow": "truncate"}],
     "chat": [CHAT, CHAT | {"train_on": "all", "system": "a warm den"}],
     "packing": [{"window": 16}, {"window": 1}],
@@ -119,10 +120,18 @@ BESIDE: dict[str, dict[str, Any]] = {
     # Of pure bf16 the default's updates are too small for norms, and lost as they are rounded to the nearest.
     "bf16": {"plugins": {"adamw": {"lr": 0.03}}},
     "masked_lm": {"model": str(KIT / "encoder")},
+    "token_classification": {"model": str(KIT / "encoder")},
     "schedule_free": {"plugins": {"constant": {}}},
     "optimizer_in_backward": {"max_grad_norm": None},
 }
 """Config of a plugin that refuses the defaults beside it."""
+ROWS = {
+    "token_classification": [
+        {"tokens": row["text"].split(), "tags": ["B-X" if word[0] in "aeiou" else "O" for word in row["text"].split()]}
+        for row in tiny_rows()
+    ]
+}
+"""Rows of plugins that need other columns."""
 NEEDS = {"fp8": ["torchao"], "tensorboard": ["tensorboard"], "trackio": ["trackio"], "wandb": ["wandb"],
          "mlflow": ["mlflow", "sqlalchemy", "alembic"], "zero": ["deepspeed"]}  # fmt: skip
 """Packages that not every set-up of the tests has; where one is missing, the plugin's checks are skipped."""
@@ -137,7 +146,7 @@ ABSENT = {name for name, packages in NEEDS.items() if not all(map(find_spec, pac
 def cases() -> Iterator[Any]:
     for name in NAMES:
         for number, options in enumerate(OTHERWISE.get(name, [{}])):
-            for check in plugin_checks(name, options=options, config=BESIDE.get(name)):
+            for check in plugin_checks(name, options=options, config=BESIDE.get(name), rows=ROWS.get(name)):
                 absent = pytest.mark.skipif(name in ABSENT, reason=f"{NEEDS.get(name)} are not installed")
                 no_gpu = NO_GPU and name in ON_GPUS and str(check) not in WITHOUT_A_RUN
                 elsewhere = pytest.mark.skipif(no_gpu, reason="this machine has no GPU")
