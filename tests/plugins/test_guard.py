@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfx_plugins.guards.guard import Guard
@@ -50,11 +50,13 @@ noisy = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(noisy)
 def test_losses_that_fall_with_ordinary_noise_have_no_spike(losses: list[float]) -> None:
     assert steps(losses) == []
 
 
+@settings(deadline=None)
 @given(noisy, st.integers(60, 390), st.floats(3.0, 1000.0))
 def test_a_loss_that_stays_far_above_those_before_is_one_spike(losses: list[float], at: int, times: float) -> None:
     before = losses[max(0, at - 100) : at]
@@ -80,6 +82,7 @@ def test_a_level_that_stays_is_the_new_usual_one() -> None:
     assert [seen.first for seen in steps(losses)] == [101, 201]
 
 
+@settings(deadline=None)
 @given(noisy, st.integers(1, 399))
 def test_figures_that_were_saved_as_json_lead_to_the_same(losses: list[float], at: int) -> None:
     losses[250:254] = [1000.0] * 4
