@@ -125,6 +125,7 @@ CELLS: dict[str, Cell] = {
         also={"packing": {}, "chunked_loss": {"chunk": 16}},
     ),
     "token_classification": Cell({"token_classification": {}}, fields={"model": "encoder", "data": "words.jsonl"}),
+    "seq2seq": _one("seq2seq", {"source": "text", "target": "label"}, fields={"model": "pair"}),
     "masked_lm": _one("masked_lm", {"whole_words": True}, fields={"model": "encoder"}),
     "packing": _one("packing"),
     "padding": Cell({"padding": {}, "shuffle": {}, "linear": {}, "causal_lm": {}}),
@@ -186,7 +187,7 @@ def folder_of_rows(path: Path) -> Path:
         "{% for message in messages %}{{ message.role + ': ' + message.content + '<|end|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
-    _write_encoder(path / "encoder", words)
+    _write_models(path, words)
     for name, count in (("rows", 120), ("more", 60)):
         with (path / f"{name}.jsonl").open("w") as file:
             for number in range(count):
@@ -201,32 +202,35 @@ def folder_of_rows(path: Path) -> Path:
     return path
 
 
-def _write_encoder(folder: Path, words: list[str]) -> None:
-    """Write a tiny model with a mask token, in whose words every second token goes on with the one before it."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+def _write_models(folder: Path, words: list[str]) -> None:
+    """Write a tiny encoder, and a tiny encoder with a decoder, whose tokens are the halves of the words."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-    pieces = [
-        "[PAD]",
-        "[MASK]",
-        "[UNK]",
-        *(word[:2] for word in words),
-        *(f"##{word[2:]}" for word in words if word[2:]),
-    ]
-    table = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    halves = [*(word[:2] for word in words), *(f"##{word[2:]}" for word in words if word[2:])]
+    pieces = dict.fromkeys(["[PAD]", "[MASK]", "[UNK]", "[END]", "even", "odd", *halves])
+    table = {piece: number for number, piece in enumerate(pieces)}
     body = Tokenizer(models.WordPiece(table, unk_token="[UNK]"))
     body.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
         tokenizer_object=body, mask_token="[MASK]", pad_token="[PAD]", unk_token="[UNK]"
-    ).save_pretrained(folder)
-    import torch
-
+    ).save_pretrained(folder / "encoder")
+    body.post_processor = processors.TemplateProcessing("$A [END]", None, [("[END]", table["[END]"])])
+    PreTrainedTokenizerFast(
+        tokenizer_object=body, pad_token="[PAD]", unk_token="[UNK]", eos_token="[END]"
+    ).save_pretrained(folder / "pair")
     torch.manual_seed(0)
-    config = BertConfig(
+    encoder = BertConfig(
         vocab_size=len(table), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
         max_position_embeddings=48, pad_token_id=0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
-    BertForMaskedLM(config).save_pretrained(folder)
+    BertForMaskedLM(encoder).save_pretrained(folder / "encoder")
+    pair = T5Config(
+        vocab_size=len(table), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=0.0,
+        pad_token_id=0, decoder_start_token_id=0, eos_token_id=table["[END]"],
+    )  # fmt: skip
+    T5ForConditionalGeneration(pair).save_pretrained(folder / "pair")
 
 
 # ── the driver ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -106,6 +106,8 @@ class _Labels:
         ids = [int(i) for i in example["input_ids"][:_SHOWN_TOKENS]]
         labels = example.get("labels")
         marked = [True] * len(ids)
+        if labels is not None and "Seq2Seq" in self._run.task.model_class:
+            return [self._pair_line(ids, labels)]
         if labels is not None and np.ndim(labels):
             marked = [int(label) != IGNORED for label in labels[: len(ids)]]
         pieces: list[str] = []
@@ -118,6 +120,13 @@ class _Labels:
         shown = repr("".join(pieces))[1:-1]
         more = " ..." if len(example["input_ids"]) > _SHOWN_TOKENS else ""
         return [f"sample     {shown}{more}   (loss on what is in brackets)"]
+
+    def _pair_line(self, ids: list[int], labels: Any) -> str:
+        """Return what is read and what is learned, where these are two texts."""
+        tokenizer = self._run.tokenizer
+        learned = [int(label) for label in labels if label != IGNORED][:_SHOWN_TOKENS]
+        shown = repr(f"{tokenizer.decode(ids)} -> [{tokenizer.decode(learned)}]")[1:-1]
+        return f"sample     {shown}   (loss on what is in brackets)"
 
 
 def _model_line(run: Run) -> str:

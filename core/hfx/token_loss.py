@@ -45,13 +45,21 @@ def causal_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) 
     return _loss_at(model, forward, labelled, targets)
 
 
-def masked_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+def masked_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Return the summed loss, `()`, of tokens that are guessed where they are, for labels `(batch, seq)`.
 
-    As with `causal_loss`, -100 carries none, and the head is given the states of labelled positions alone.
+    As with `causal_loss`, -100 carries none, and the head is given the states of labelled positions alone. With
+    smoothing the loss is this function's own.
     """
     labelled = labels != IGNORED
-    return _loss_at(model, partial(model, **inputs), labelled, labels[labelled])
+    targets, forward = labels[labelled], partial(model, **inputs)
+    if not label_smoothing:
+        return _loss_at(model, forward, labelled, targets)
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    with _selecting(head, labelled):
+        logits = forward().logits
+    logits = logits[labelled] if head is None else logits.squeeze(0)
+    return nn.functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
 
 
 def _loss_at(model: nn.Module, forward: Callable[[], Any], labelled: Tensor, targets: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from hfx.discovery import OWN, found
 from hfx.testing import Check, plugin_checks
@@ -48,6 +48,14 @@ with without_bars(), torch.random.fork_rng():
         BertConfig(vocab_size=len(PIECES), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
                    intermediate_size=64, max_position_embeddings=64, pad_token_id=0)
     ).save_pretrained(KIT / "encoder")  # fmt: skip
+BODY.post_processor = processors.TemplateProcessing("$A [SEP]", None, [("[SEP]", PIECES.index("[SEP]"))])
+PreTrainedTokenizerFast(tokenizer_object=BODY, pad_token="[PAD]", eos_token="[SEP]").save_pretrained(KIT / "pair")
+with without_bars(), torch.random.fork_rng():
+    torch.manual_seed(0)
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=len(PIECES), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, pad_token_id=0,
+                 decoder_start_token_id=0, eos_token_id=2)
+    ).save_pretrained(KIT / "pair")  # fmt: skip
 CHAT = {"question": "label", "answer": "text", "template": str(KIT / "chat.jinja")}
 (KIT / "weights.txt").write_text("1\n2\n" * 20)
 
@@ -73,6 +81,7 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "causal_lm": [{}, {"overflow": "truncate", "side": "left"}, {"append_eos": False, "overflow": "drop"}],
     "classification": [{}, {"side": "left"}],
     "token_classification": [{}, {"overflow": "truncate"}],
+    "seq2seq": [{"source": "text", "target": "label"}, {"source": "label", "target": "text", "label_smoothing": 0.1}],
     "masked_lm": [{}, {"whole_words": True, "static": True, "overflow": "truncate"}],
     "chat": [CHAT, CHAT | {"train_on": "all", "system": "a warm den"}],
     "packing": [{"window": 16}, {"window": 1}],
@@ -121,6 +130,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "bf16": {"plugins": {"adamw": {"lr": 0.03}}},
     "masked_lm": {"model": str(KIT / "encoder")},
     "token_classification": {"model": str(KIT / "encoder")},
+    "seq2seq": {"model": str(KIT / "pair")},
     "schedule_free": {"plugins": {"constant": {}}},
     "optimizer_in_backward": {"max_grad_norm": None},
 }

@@ -26,6 +26,7 @@ TASK_TYPES = {
     "AutoModelForCausalLM": TaskType.CAUSAL_LM,
     "AutoModelForSequenceClassification": TaskType.SEQ_CLS,
     "AutoModelForTokenClassification": TaskType.TOKEN_CLS,
+    "AutoModelForSeq2SeqLM": TaskType.SEQ_2_SEQ_LM,
 }
 
 

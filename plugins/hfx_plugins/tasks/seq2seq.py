@@ -1,0 +1,52 @@
+"""Writing one text from another: translation, summaries, with an encoder and a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, PositiveInt
+
+from hfx import Plugin, Problem, hookimpl
+
+if TYPE_CHECKING:
+    from hfx import Run, Task
+
+
+class Seq2Seq(Plugin):
+    """Write one text from another, by models with an encoder and a decoder (T5, BART, Marian).
+
+    Rows hold a source and a target: columns named so, or `document`, `article`, `dialogue` or `text` with `summary` or
+    `highlights`, or `translation` with a text for each of two languages.
+    """
+
+    source: str | None = None
+    """The column that is read; of `translation` the language."""
+    target: str | None = None
+    """The column that is written; of `translation` the language."""
+    prefix: str = ""
+    """What comes before every source: `summarize: ` for T5."""
+    target_length: PositiveInt | None = None
+    """Most tokens of a target; none: `seq_length`, which is that of a source."""
+    overflow: Literal["truncate", "drop"] = "truncate"
+    """A source or target that is too long: cut off, or left out."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a label that is spread over all tokens."""
+
+    @hookimpl
+    def hfx_check(self, run: Run) -> Iterator[Problem]:
+        """Refuse half a pair of columns, and smoothing where nobody sees all logits of a token."""
+        if (self.source is None) != (self.target is None):
+            missing = "target" if self.target is None else "source"
+            yield Problem(f"'seq2seq.source' and 'seq2seq.target' go together; add '--seq2seq.{missing} COLUMN'")
+        if self.label_smoothing and any(active.name == "chunked_loss" for active in run.active):
+            yield Problem(
+                "'seq2seq.label_smoothing' and 'chunked_loss' each bring a loss of their own; drop '--plugin "
+                "chunked_loss', or '--seq2seq.label-smoothing'"
+            )
+
+    @hookimpl
+    def hfx_task(self, run: Run) -> Task:
+        from hfx_plugins.tasks.seq2seq_impl import build
+
+        return build(run.tokenizer, run.config.seq_length, self.model_dump())
