@@ -212,8 +212,18 @@ def test_two_processes_and_a_loss_in_chunks_change_nothing(folder):
         assert losses[name] == pytest.approx(losses["one"], abs=1e-5), name
 
 
-def test_smoothing_and_a_loss_in_chunks_are_refused_together():
-    words = ("--plugin", "seq2seq", "--plugin", "chunked_loss", "--seq2seq.label-smoothing", "0.1")
-    done = hfx("train", *words, "--dry-run")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--plugin", "chunked_loss", "--seq2seq.label-smoothing", "0.1"),
+            "'chunked_loss' each bring a loss",
+        ),
+        (("--plugin", "packing"), "'packing' puts several examples into a sequence, and 'seq2seq' has two"),
+        (("--seq2seq.source", "a"), "go together; add '--seq2seq.target COLUMN'"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_is_read(words, said):
+    done = hfx("train", "--plugin", "seq2seq", *words, "--dry-run")
     assert done.returncode == 2
-    assert "'seq2seq.label_smoothing' and 'chunked_loss'" in done.stderr
+    assert said in done.stderr

@@ -35,11 +35,16 @@ class Seq2Seq(Plugin):
 
     @hookimpl
     def hfx_check(self, run: Run) -> Iterator[Problem]:
-        """Refuse half a pair of columns, and smoothing where nobody sees all logits of a token."""
+        """Refuse half a pair of columns, packing, and smoothing where nobody sees all logits of a token."""
+        names = {active.name for active in run.active}
         if (self.source is None) != (self.target is None):
             missing = "target" if self.target is None else "source"
             yield Problem(f"'seq2seq.source' and 'seq2seq.target' go together; add '--seq2seq.{missing} COLUMN'")
-        if self.label_smoothing and any(active.name == "chunked_loss" for active in run.active):
+        if "packing" in names:
+            yield Problem(
+                "'packing' puts several examples into a sequence, and 'seq2seq' has two; drop '--plugin packing'"
+            )
+        if self.label_smoothing and "chunked_loss" in names:
             yield Problem(
                 "'seq2seq.label_smoothing' and 'chunked_loss' each bring a loss of their own; drop '--plugin "
                 "chunked_loss', or '--seq2seq.label-smoothing'"
