@@ -240,6 +240,28 @@ def test_a_template_that_writes_answers_otherwise_once_more_follows_is_refused_w
     assert learned(last, last.examples(conversation)[0]) == ["a2<|im_end|>"]
 
 
+def test_a_token_that_ends_the_conversation_alone_is_no_part_of_an_answer_before():
+    closing = PLAIN + "{% if not add_generation_prompt %}{{ '<|pad|>' }}{% endif %}"
+    made = task(byte_level(closing))
+    (example,) = made.examples(row(messages=turns("q1", "a1", "q2", "a2")))
+    assert learned(made, example) == ["a1<|im_end|>", "a2<|im_end|>"]
+
+
+def test_an_answer_in_two_marked_pieces_is_one_answer():
+    more = "{% endgeneration %}\n{% generation %}{{ '<|pad|>' }}{% endgeneration %}"
+    pieces = MARKED.replace("{% endgeneration %}", more)
+    conversation = row(messages=turns("q1", "a1", "q2", "a2"))
+    for train_on, said in (("assistant", ["a1", "a2"]), ("last", ["a2"])):
+        made = task(byte_level(pieces), train_on=train_on)
+        assert [text[:2] for text in learned(made, made.examples(conversation)[0])] == said
+
+
+def test_a_template_that_asks_otherwise_than_it_writes_is_refused():
+    thinking = PLAIN.replace("assistant\n' }}{% endif", "assistant\n<think>' }}{% endif")
+    with pytest.raises(DataError, match="asks for an answer otherwise than it writes one"):
+        task(byte_level(thinking))
+
+
 def test_an_answer_that_the_template_changes_is_left_out():
     shouting = PLAIN.replace("message['content'] +", "message['content'] | upper +")
     assert task(byte_level(shouting)).examples(row(messages=turns("q1", "a1"))) == Drop("answer_not_written")

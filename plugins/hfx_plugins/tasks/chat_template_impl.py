@@ -40,7 +40,9 @@ class Template:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._special = sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True)
-        self._specials = re.compile("|".join(map(re.escape, self._special)) or r"(?!)")
+        any_of = "|".join(map(re.escape, self._special)) or r"(?!)"
+        self._specials = re.compile(any_of)
+        self._tail = re.compile(rf"({any_of})(?:\s|{any_of})*\Z")
 
     def probe(self) -> None:
         """Write a short conversation.
@@ -84,7 +86,7 @@ class Template:
         return self._by_prefixes(conversation, chosen, where)
 
     def _by_markers(self, conversation: Conversation, chosen: list[int], spoken: int, where: str) -> Written:
-        """Find the answers between the template's markers: `spoken` of them, one an assistant's message."""
+        """Find the answers between the template's markers; those of `spoken` messages that are chosen."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         texts, spans = render_jinja_template(
@@ -94,13 +96,21 @@ class Template:
             return_assistant_tokens_mask=True,
             **self._tokenizer.special_tokens_map,
         )
-        marked: list[tuple[int, int]] = spans[0]
+        text: str = texts[0]
+        marked: list[tuple[int, int]] = []
+        for start, stop in spans[0]:
+            if marked and not text[marked[-1][1] : start].strip():
+                marked[-1] = (marked[-1][0], stop)  # one answer in two pieces
+            elif stop > start:
+                marked.append((start, stop))
+        if len(chosen) == spoken:
+            return Written(text, marked)
         if len(marked) != spoken:
             raise DataError(
-                f"{where}: the chat template marks {len(marked)} answers where the assistant says {spoken}; mend its "
-                "generation markers"
+                f"{where}: the chat template marks {len(marked)} answers where the assistant says {spoken}, so which "
+                "of them to learn is not known; mend its generation markers"
             )
-        return Written(texts[0], marked[-len(chosen) :])
+        return Written(text, marked[-len(chosen) :])
 
     def _by_prefixes(self, conversation: Conversation, chosen: list[int], where: str) -> Written:
         text = self._text(conversation, len(conversation.messages))
@@ -108,19 +118,35 @@ class Template:
         for at in chosen:
             before = self._text(conversation, at, asks=True)
             whole = self._text(conversation, at + 1)
-            if not (text.startswith(whole) and whole.startswith(before)):
+            if not whole.startswith(before):
+                raise DataError(
+                    f"{where}: the chat template asks for an answer otherwise than it writes one, so where answers "
+                    "begin cannot be told; give one with generation markers ('--chat.template FILE')"
+                )
+            stop = self._end(text, whole, len(before))
+            if stop is None:
                 raise DataError(
                     f"{where}: the chat template writes the beginning of a conversation otherwise once more follows, "
                     "so its answers cannot be told from the rest; '--chat.train-on last' may go, or a template with "
                     "generation markers ('--chat.template FILE')"
                 )
-            answers.append((len(before), self._end(text, len(before), len(whole))))
+            answers.append((len(before), stop))
         return Written(text, answers)
 
-    def _end(self, text: str, start: int, stop: int) -> int:
-        """Return where an answer ends: behind its last special token, where only white space follows that."""
-        ends = [found.end() for found in self._specials.finditer(text, start, stop)]
-        return ends[-1] if ends and not text[ends[-1] : stop].strip() else stop
+    def _end(self, text: str, whole: str, start: int) -> int | None:
+        """Return where an answer ends: behind the first of the special tokens with which it does.
+
+        Args:
+            text: The conversation.
+            whole: The same up to the answer. More special tokens may end it, which end a conversation.
+            start: Where the answer begins.
+
+        Returns:
+            None where the answer is another one in both.
+        """
+        found = self._tail.search(whole, start)
+        stop = found.end(1) if found else len(whole)
+        return stop if text.startswith(whole[:stop]) else None
 
     def _text(self, conversation: Conversation, count: int, asks: bool = False) -> str:
         """Write the first messages, and what asks for an answer."""
