@@ -125,6 +125,10 @@ CELLS: dict[str, Cell] = {
         also={"packing": {}, "chunked_loss": {"chunk": 16}},
     ),
     "token_classification": Cell({"token_classification": {}}, fields={"model": "encoder", "data": "words.jsonl"}),
+    "preference": Cell({"preference": {}}, fields={"data": "pairs.jsonl"}),
+    "preference under lora": _one(
+        "preference", {"loss": "ipo"}, also={"lora": {"rank": 4}}, fields={"data": "pairs.jsonl"}, needs="peft"
+    ),
     "seq2seq": _one("seq2seq", {"source": "text", "target": "label"}, fields={"model": "pair"}),
     "masked_lm": _one("masked_lm", {"whole_words": True}, fields={"model": "encoder"}),
     "packing": _one("packing"),
@@ -194,6 +198,10 @@ def folder_of_rows(path: Path) -> Path:
                 text = " ".join(rng.choices(words, k=rng.choice([3, 9, 30])))
                 row = {"text": text, "label": "even" if number % 2 else "odd", "weight": 1 + number % 3}
                 file.write(json.dumps(row) + "\n")
+    with (path / "pairs.jsonl").open("w") as file:
+        for _ in range(60):
+            right, wrong = " ".join(rng.choices(words, k=2)), " ".join(rng.choices(words, k=rng.choice([2, 5])))
+            file.write(json.dumps({"prompt": rng.choice(words) + " ", "chosen": right, "rejected": wrong}) + "\n")
     with (path / "words.jsonl").open("w") as file:
         for _ in range(80):
             tokens = rng.choices(words, k=rng.choice([3, 9, 20]))

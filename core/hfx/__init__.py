@@ -60,12 +60,14 @@ if TYPE_CHECKING:
     from hfx.run import Run as Run
     from hfx.token_loss import causal_loss as causal_loss
     from hfx.token_loss import masked_loss as masked_loss
+    from hfx.token_loss import next_token_logps as next_token_logps
 
 _HOMES = {
     "train": "api", "load_config": "api", "plugins": "api",
     "Plugin": "plugin", "hookimpl": "plugin", "Column": "plugin", "Secret": "plugin", "reveal": "plugin",
     "Run": "run", "RunConfig": "config", "ParamGroups": "params", "TorchBackend": "backend", "permute": "order",
-    "causal_loss": "token_loss", "masked_loss": "token_loss", "DistributedBackend": "distributed", "redacted": "redact",
+    "causal_loss": "token_loss", "masked_loss": "token_loss",
+    "next_token_logps": "token_loss", "DistributedBackend": "distributed", "redacted": "redact",
     "RemoteCode": "remote_code", "safetensors_only": "remote_code",
 }  # fmt: skip
 _HOMES |= dict.fromkeys(

@@ -62,6 +62,22 @@ def masked_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, 
     return nn.functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
 
 
+def next_token_logps(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+    """Return the logarithm of the probability that a model gives to the labels of each sequence, `(batch,)`, float32.
+
+    Labels `(batch, seq)` are each that of the position before it; -100 is none. The head is given labelled positions.
+    """
+    labelled = torch.zeros_like(labels, dtype=torch.bool)
+    labelled[:, :-1] = labels[:, 1:] != IGNORED
+    targets, rows = labels[:, 1:][labelled[:, :-1]], labelled.nonzero()[:, 0]
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    with _selecting(head, labelled):
+        logits = model(**inputs, use_cache=False).logits
+    logits = logits[labelled] if head is None else logits.squeeze(0)
+    each = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    return each.new_zeros(len(labels)).index_add(0, rows, each)
+
+
 def _loss_at(model: nn.Module, forward: Callable[[], Any], labelled: Tensor, targets: Tensor) -> Tensor:
     """Return the loss of targets `(labelled,)` at the positions that a mask of `(batch, seq)` chooses."""
     # A module around the model may hide its head: then all logits are there, and the labelled ones are taken.

@@ -6,60 +6,14 @@ from random import Random
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import normalizers
 
 from chat_rows import FORMS, generated
+from chat_tokenizers import MARKED, PLAIN, SAID, byte_level, metaspace, turns
 from command_line import hfx
 from hfx import Drop, Place, Row, RunConfig
 from hfx.errors import ConfigError, DataError, ModelError
 from hfx_plugins.tasks.chat import Chat
-
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}ANSWER{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-SAID = "{{ message['content'] + '<|im_end|>' }}"
-PLAIN = CHATML.replace("ANSWER", SAID)
-MARKED = CHATML.replace(
-    "ANSWER",
-    f"{{% if message['role'] == 'assistant' %}}{{% generation %}}{SAID}{{% endgeneration %}}{{% else %}}{SAID}"
-    "{% endif %}",
-)
-INSTRUCT = (
-    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + "
-    "' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'] | trim + ' ' + eos_token }}"
-    "{% endif %}{% endfor %}"
-)
-LETTERS = ["q", "a", " ", "\n", ",", *map(str, range(10)), "user assistant system tool q12 a34 a5 q6", "[INST] [/INST]"]
-
-
-def byte_level(template=PLAIN, normalizer=None):
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    if normalizer:
-        backend.normalizer = normalizer
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(LETTERS, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|pad|>"
-    )
-    tokenizer.chat_template = template
-    return tokenizer
-
-
-def metaspace(template=INSTRUCT):
-    """A tokenizer that puts a space before every text, as llama 2's does."""
-    backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
-    backend.decoder = decoders.Sequence([decoders.Metaspace(prepend_scheme="always", split=False), decoders.Fuse()])
-    backend.train_from_iterator(LETTERS, trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>", "<s>", "</s>"]))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
-    )
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 class Prepared:
@@ -76,10 +30,6 @@ def task(tokenizer=None, seq_length=512, **options):
 
 def row(**values):
     return Row(values, Place("data", "data.jsonl", 7))
-
-
-def turns(*said):
-    return [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(said)]
 
 
 def learned(made, example):

@@ -81,6 +81,7 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "causal_lm": [{}, {"overflow": "truncate", "side": "left"}, {"append_eos": False, "overflow": "drop"}],
     "classification": [{}, {"side": "left"}],
     "token_classification": [{}, {"overflow": "truncate"}],
+    "preference": [{}, {"loss": "ipo"}],
     "seq2seq": [{"source": "text", "target": "label"}, {"source": "label", "target": "text", "label_smoothing": 0.1}],
     "masked_lm": [{}, {"whole_words": True, "static": True, "overflow": "truncate"}],
     "chat": [CHAT, CHAT | {"train_on": "all", "system": "a warm den"}],
@@ -131,6 +132,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "masked_lm": {"model": str(KIT / "encoder")},
     "token_classification": {"model": str(KIT / "encoder")},
     "seq2seq": {"model": str(KIT / "pair")},
+    "preference": {"plugins": {"lora": {}}},
     "schedule_free": {"plugins": {"constant": {}}},
     "optimizer_in_backward": {"max_grad_norm": None},
 }
@@ -139,7 +141,11 @@ ROWS = {
     "token_classification": [
         {"tokens": row["text"].split(), "tags": ["B-X" if word[0] in "aeiou" else "O" for word in row["text"].split()]}
         for row in tiny_rows()
-    ]
+    ],
+    "preference": [
+        {"prompt": row["text"][:20], "chosen": row["text"][20:40] or "yes", "rejected": row["label"]}
+        for row in tiny_rows()
+    ],
 }
 """Rows of plugins that need other columns."""
 NEEDS = {"fp8": ["torchao"], "tensorboard": ["tensorboard"], "trackio": ["trackio"], "wandb": ["wandb"],

@@ -293,6 +293,27 @@ def test_a_run_finds_entities_and_two_processes_find_the_same(folder):
     assert config["id2label"] == {"0": "B-X", "1": "I-X", "2": "O"}
 
 
+class Trained(Plugin):
+    """Notes which parameters are trained."""
+
+    @hookimpl
+    def hfx_step_end(self, run):
+        SEEN.append({name for name, parameter in run.model.named_parameters() if parameter.requires_grad})
+
+
+def test_beside_adapters_the_new_head_is_trained_as_a_whole(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HFX_CACHE", str(folder / "cache"))
+    SEEN.clear()
+    named = {"token_classification": {}, "fp32": {}, "lora": {"rank": 4}}
+    fields = {"seq_length": 32, "batch_size": 6, "steps": 1, "data": "rows.jsonl", "model": "model", "output": "lora"}
+    framework.train({**fields, "plugins": named}, plugins=[Trained()])
+    [trained] = SEEN
+    assert any(name.startswith("classifier.modules_to_save.") for name in trained)
+    assert any(".lora_A." in name for name in trained)
+    assert AutoModelForTokenClassification.from_pretrained("lora/model").config.num_labels == 3
+
+
 def test_the_values_drawn_are_the_tables(folder):
     made = task([NAMED])
     (example,) = made.examples(NAMED)

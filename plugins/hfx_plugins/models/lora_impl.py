@@ -39,7 +39,7 @@ def install(model: PreTrainedModel, options: Lora, run: Run) -> None:
     """
     _check_elsewhere(model, options)
     tied = _is_tied(model)
-    heads = new_heads(model, run)
+    heads = new_heads(model)
     if options.targets != ["all-linear"]:
         found_modules(model, options, "targets", options.targets)
     # By whole names: peft would take `norm` for every name that ends so, `input_layernorm` among them.
@@ -104,9 +104,12 @@ def _is_tied(model: PreTrainedModel) -> bool:
     return head is not None and getattr(head, "weight", None) is getattr(embeddings, "weight", head)
 
 
-def new_heads(model: PreTrainedModel, run: Run) -> list[str]:
-    """Return the names of what stands on the model's body where the task made it: random, it has to be trained."""
-    if run.task.unit == "token":
+def new_heads(model: PreTrainedModel) -> list[str]:
+    """Return the names of what stands on the model's body where the task made it: random, it has to be trained.
+
+    A head over the vocabulary is no such thing: it comes with the model.
+    """
+    if model.get_output_embeddings() is not None:
         return []
     children = model.named_children()
     return [

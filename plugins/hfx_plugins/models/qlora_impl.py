@@ -33,7 +33,7 @@ def quantize(model: PreTrainedModel, options: Qlora, run: Run) -> None:
         IncompatibleError: the model has no linear layers beside its head.
     """
     head = model.get_output_embeddings()
-    whole = [*found_modules(model, options, "modules_to_save", options.modules_to_save), *new_heads(model, run)]
+    whole = [*found_modules(model, options, "modules_to_save", options.modules_to_save), *new_heads(model)]
     kept = {id(inner) for name in whole for inner in model.get_submodule(name).modules()} | {id(head)}
     made = PlannedFourBit if run.planning else FourBit
     layers = [
