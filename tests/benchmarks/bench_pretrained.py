@@ -49,6 +49,8 @@ def main() -> None:
             table = measure(Path(temporary), contenders, given.rounds)
         show(name, given.rounds, table)
         differences(table)
+        for found in table.values():
+            del found["losses"]
         results.append({"model": name, "rounds": given.rounds, "cores": os.cpu_count(), "table": table})
     if given.json:
         given.json.write_text(json.dumps(results, indent=1) + "\n")

@@ -69,6 +69,8 @@ def compare(folder: Path, workload: str, vocabulary: int, rounds: int) -> dict[s
     """Run the contenders of a workload, print their table, and return its figures."""
     table = measure(folder, WORKLOADS[workload], rounds)
     show(f"{workload}, vocabulary {vocabulary:,}", rounds, table)
+    for found in table.values():
+        del found["losses"]
     return {"workload": workload, "vocabulary": vocabulary, "rounds": rounds, "cores": os.cpu_count(), "table": table}
 
 

@@ -24,8 +24,8 @@ class Seq2Seq(Plugin):
     """The column that is read; of `translation` the language."""
     target: str | None = None
     """The column that is written; of `translation` the language."""
-    prefix: str = ""
-    """What comes before every source: `summarize: ` for T5."""
+    prefix: str | None = None
+    """What comes before every source: `summarize: ` for T5; none: nothing."""
     target_length: PositiveInt | None = None
     """Most tokens of a target; none: `seq_length`, which is that of a source."""
     overflow: Literal["truncate", "drop"] = "truncate"

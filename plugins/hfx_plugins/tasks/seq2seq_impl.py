@@ -34,7 +34,7 @@ class Seq2SeqTask(NextToken):
     seq_length: int
     source: str | None
     target: str | None
-    prefix: str
+    prefix: str | None
     target_length: int
     overflow: str
     label_smoothing: float
@@ -77,7 +77,7 @@ class Seq2SeqTask(NextToken):
         if not source.strip() or not target.strip():
             return Drop("empty_source" if not source.strip() else "empty_target")
         row.marks["seq2seq"] = f"sources in '{names[0]}', targets in '{names[1]}'"
-        return self.prefix + source, target
+        return (self.prefix or "") + source, target
 
     def _where(self, row: Row) -> tuple[tuple[str, str], Values]:
         """Return the names of source and target, and what has them.
