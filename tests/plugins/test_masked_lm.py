@@ -13,9 +13,10 @@ from transformers import get_cosine_schedule_with_warmup as cosine
 
 import hfx as framework
 from command_line import hfx
-from hfx import Drop, Place, Plugin, Row, RunConfig, hookimpl
+from hfx import Drop, Place, Row, RunConfig
 from hfx.errors import ConfigError, ModelError
 from hfx_plugins.tasks.masked_lm import MaskedLM
+from kept_batches import SEEN, Batches
 
 PIECES = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]", *(f"{kind}{n}" for n in range(30) for kind in ("w", "##p"))]
 PAD, CLS, SEP, MASK = range(4)
@@ -146,24 +147,6 @@ def folder(tmp_path_factory):
     return path
 
 
-class Batches(Plugin):
-    """Keeps what each step is computed from."""
-
-    @hookimpl(wrapper=True)
-    def hfx_batcher(self):
-        batcher = yield
-        plain = batcher.collate
-
-        def collate(sequences):
-            batch = plain(sequences)
-            SEEN.append({name: tensor.clone() for name, tensor in batch.items()})
-            return batch
-
-        batcher.collate = collate
-        return batcher
-
-
-SEEN = []
 FIELDS = {"seq_length": 32, "batch_size": 6, "steps": 5, "eval_share": 0.0}
 
 

@@ -14,9 +14,10 @@ from transformers import get_cosine_schedule_with_warmup as cosine
 import hfx as framework
 from chat_tokenizers import byte_level, turns
 from command_line import hfx
-from hfx import Drop, Place, Plugin, Row, RunConfig, hookimpl
+from hfx import Drop, Place, Row, RunConfig
 from hfx.testing.tiny import pretrained_folder, tiny_rows
 from hfx_plugins.tasks.preference import Preference
+from kept_batches import SEEN, Batches
 
 
 class Prepared:
@@ -99,26 +100,6 @@ def folder(tmp_path_factory):
         rows.append({"prompt": f"{number % 7} the ", "chosen": right, "rejected": wrong})
     (path / "rows.jsonl").write_text("".join(json.dumps(values) + "\n" for values in rows))
     return path
-
-
-class Batches(Plugin):
-    """Keeps what each step is computed from."""
-
-    @hookimpl(wrapper=True)
-    def hfx_batcher(self):
-        batcher = yield
-        plain = batcher.collate
-
-        def collate(sequences):
-            batch = plain(sequences)
-            SEEN.append({name: tensor.clone() for name, tensor in batch.items()})
-            return batch
-
-        batcher.collate = collate
-        return batcher
-
-
-SEEN = []
 
 
 def said(model, ids, labels, mean):

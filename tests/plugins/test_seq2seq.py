@@ -12,9 +12,10 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 import hfx as framework
 from command_line import hfx
-from hfx import Drop, Place, Plugin, Row, RunConfig, hookimpl
+from hfx import Drop, Place, Row, RunConfig
 from hfx.errors import ConfigError, DataError, ModelError
 from hfx_plugins.tasks.seq2seq import Seq2Seq
+from kept_batches import SEEN, Batches
 
 WORDS = ["<pad>", "</s>", "<unk>", "summarize", ":", *(f"w{n}" for n in range(40)), *(f"v{n}" for n in range(40))]
 PAD, END = 0, 1
@@ -142,26 +143,6 @@ def folder(tmp_path_factory):
         rows.append({"source": " ".join(f"w{k}" for k in said), "target": " ".join(f"v{k}" for k in said)})
     (path / "rows.jsonl").write_text("".join(json.dumps(values) + "\n" for values in rows))
     return path
-
-
-class Batches(Plugin):
-    """Keeps what each step is computed from."""
-
-    @hookimpl(wrapper=True)
-    def hfx_batcher(self):
-        batcher = yield
-        plain = batcher.collate
-
-        def collate(sequences):
-            batch = plain(sequences)
-            SEEN.append({name: tensor.clone() for name, tensor in batch.items()})
-            return batch
-
-        batcher.collate = collate
-        return batcher
-
-
-SEEN = []
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -23,6 +23,7 @@ from hfx import Drop, Place, Plugin, Row, RunConfig, hookimpl
 from hfx.errors import ConfigError, DataError, ModelError
 from hfx_plugins.tasks.entities_impl import Found, are_entities, entities
 from hfx_plugins.tasks.token_classification import TokenClassification
+from kept_batches import SEEN, Batches
 
 PIECES = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *(f"{kind}{n}" for n in range(30) for kind in ("w", "##p"))]
 PAD, CLS, SEP, UNK = range(4)
@@ -210,23 +211,6 @@ def folder(tmp_path_factory):
     return path
 
 
-class Batches(Plugin):
-    """Keeps what each step is computed from."""
-
-    @hookimpl(wrapper=True)
-    def hfx_batcher(self):
-        batcher = yield
-        plain = batcher.collate
-
-        def collate(sequences):
-            batch = plain(sequences)
-            SEEN.append({name: tensor.clone() for name, tensor in batch.items()})
-            return batch
-
-        batcher.collate = collate
-        return batcher
-
-
 class Head(Plugin):
     """Gives the new head the weights that the plain loop has."""
 
@@ -237,9 +221,6 @@ class Head(Plugin):
             model.classifier.weight.fill_(0.01)
             model.classifier.bias.zero_()
         return model
-
-
-SEEN = []
 
 
 def test_the_losses_are_those_of_a_plain_loop_of_the_libraries(folder, monkeypatch):
@@ -293,22 +274,25 @@ def test_a_run_finds_entities_and_two_processes_find_the_same(folder):
     assert config["id2label"] == {"0": "B-X", "1": "I-X", "2": "O"}
 
 
+TRAINED = []
+
+
 class Trained(Plugin):
     """Notes which parameters are trained."""
 
     @hookimpl
     def hfx_step_end(self, run):
-        SEEN.append({name for name, parameter in run.model.named_parameters() if parameter.requires_grad})
+        TRAINED.append({name for name, parameter in run.model.named_parameters() if parameter.requires_grad})
 
 
 def test_beside_adapters_the_new_head_is_trained_as_a_whole(folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HFX_CACHE", str(folder / "cache"))
-    SEEN.clear()
+    TRAINED.clear()
     named = {"token_classification": {}, "fp32": {}, "lora": {"rank": 4}}
     fields = {"seq_length": 32, "batch_size": 6, "steps": 1, "data": "rows.jsonl", "model": "model", "output": "lora"}
     framework.train({**fields, "plugins": named}, plugins=[Trained()])
-    [trained] = SEEN
+    [trained] = TRAINED
     assert any(name.startswith("classifier.modules_to_save.") for name in trained)
     assert any(".lora_A." in name for name in trained)
     assert AutoModelForTokenClassification.from_pretrained("lora/model").config.num_labels == 3
