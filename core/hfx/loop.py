@@ -71,6 +71,7 @@ def units_of(run: Run, batch: GlobalBatch) -> int:
     count: Callable[[Values], int] | None = getattr(run.task, "drawn_units", None)
     if count is None:
         return max(1, batch.units)
+    run.at("the count of labels")
     own = batch.share(run.world.rank, run.world.size)
     drawn = sum(count(values) for sequence in own for values in _drawn(run, sequence))
     return max(1, int(run.backend.all_reduce(torch.tensor([drawn], dtype=torch.float64))))

@@ -210,6 +210,7 @@ def test_a_template_that_asks_otherwise_than_it_writes_is_refused():
     thinking = PLAIN.replace("assistant\n' }}{% endif", "assistant\n<think>' }}{% endif")
     with pytest.raises(DataError, match="asks for an answer otherwise than it writes one"):
         task(byte_level(thinking))
+    assert task(byte_level(thinking), train_on="all").examples(row(messages=turns("q1", "a1")))[0].units
 
 
 def test_an_answer_that_the_template_changes_is_left_out():

@@ -80,6 +80,7 @@ def test_of_conversations_what_follows_their_common_beginning_is_compared(form):
         ({"prompt": "q", "chosen": "a " * 300, "rejected": "a"}, "too_long"),
         ({"chosen": "a", "rejected": turns("q", "a")}, "answers_of_another_kind"),
         ({"chosen": turns("q", "a"), "rejected": turns("q", "")}, "empty_answer"),
+        ({"chosen": turns("q", "a"), "rejected": turns("q", "a", "q", "a")}, "no_answer"),
     ],
 )
 def test_rows_without_a_pair_are_left_out_for_their_reason(values, reason):
@@ -189,6 +190,17 @@ def test_under_adapters_their_base_is_the_reference(folder):
     assert found[0] == pytest.approx(math.log(2), abs=1e-5)
     assert found[-3] < 0.66
     assert found[-1] > 0.7
+
+
+def test_going_on_with_pairs_that_the_run_never_asked_the_model_of_is_refused(folder):
+    rows = (folder / "rows.jsonl").read_text().splitlines()
+    (folder / "judge.jsonl").write_text("\n".join(rows[:5]) + "\n")
+    (folder / "others.jsonl").write_text(json.dumps({"prompt": "q", "chosen": "x", "rejected": "y"}) + "\n")
+    trained(folder, "judged", "--steps", "2", "--eval-data", "judge.jsonl")
+    words = ("--steps", "3", "--eval-data", "others.jsonl")
+    done = hfx("train", "--resume", "judged", *words, cwd=folder, HFX_CACHE=str(folder / "cache"))
+    assert done.returncode == 1, done.stderr
+    assert "a pair is not among those" in done.stderr
 
 
 def test_it_can_be_planned(folder):

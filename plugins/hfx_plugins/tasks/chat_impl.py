@@ -173,6 +173,6 @@ def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: dict[str
             "the tokenizer has no chat template; name a file with one ('--chat.template FILE'), or a model that was "
             "made to chat"
         )
-    Template(tokenizer).probe()
+    Template(tokenizer).probe(options["train_on"])
     columns = Columns(**{name: options[name] for name in ("messages", "question", "answer", "system", "tools")})
     return ChatTask(tokenizer, seq_length, columns, options["train_on"], options["overflow"])

@@ -44,7 +44,7 @@ class Template:
         self._specials = re.compile(any_of)
         self._tail = re.compile(rf"({any_of})(?:\s|{any_of})*\Z")
 
-    def probe(self) -> None:
+    def probe(self, train_on: str) -> None:
         """Write a short conversation.
 
         Raises:
@@ -56,12 +56,14 @@ class Template:
 
         messages = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "It is."}]
         try:
-            written = self.written(Conversation(messages, None, 0), "assistant", "a short conversation")
+            written = self.written(Conversation(messages, None, 0), train_on, "a short conversation")
         except TemplateError as error:
             raise ModelError(
                 f"the chat template cannot be used: {error}; give another with '--chat.template'"
             ) from error
         ends = [written.text[start:stop] for start, stop in written.answers]
+        if train_on == "all":
+            return
         if not ends or not ends[-1].rstrip().endswith(tuple(self._special)):
             raise ModelError(
                 "the chat template ends an answer with no special token, so a model would not learn to stop; give one "

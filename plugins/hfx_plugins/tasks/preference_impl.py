@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hfx import ColumnType, Drop, Example, Row
-from hfx.errors import IncompatibleError, ModelError, PluginError
+from hfx.errors import DataError, IncompatibleError, ModelError, PluginError
 from hfx_plugins.tasks.chat_impl import ChatTask
 from hfx_plugins.tasks.conversation_impl import Columns
 from hfx_plugins.tasks.next_token_impl import IGNORED
@@ -143,7 +143,8 @@ class PreferenceTask:
         if prompt is None:
             if not isinstance(chosen, list) or not isinstance(rejected, list):
                 return Drop("answers_of_another_kind")
-            same = next((at for at, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), 0)
+            pairs = enumerate(zip(chosen, rejected, strict=False))
+            same = next((at for at, (a, b) in pairs if a != b), min(len(chosen), len(rejected)))
             prompt, chosen, rejected = chosen[:same], chosen[same:], rejected[same:]
         chat = ChatTask(self.tokenizer, self.seq_length, Columns(), overflow="drop")
         found: list[Learned] = []
@@ -220,7 +221,13 @@ class PreferenceTask:
                 "'preference' does not know yet what the model said of its pairs; call its 'hfx_run' first"
             )
         names, said = self.known
-        return said[torch.searchsorted(names, pairs.cpu())].to(labels.device)
+        at = torch.searchsorted(names, pairs.cpu()).clamp(max=len(names) - 1)
+        if not torch.equal(names[at], pairs.cpu()):
+            raise DataError(
+                "a pair is not among those that the model was asked of before the run's first step; go on with the data it "
+                "began with, or begin anew with another '--output'"
+            )
+        return said[at].to(labels.device)
 
     def metrics(self) -> Metrics:
         """Return figures at zero."""
