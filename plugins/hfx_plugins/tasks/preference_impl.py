@@ -224,8 +224,8 @@ class PreferenceTask:
         at = torch.searchsorted(names, pairs.cpu()).clamp(max=len(names) - 1)
         if not torch.equal(names[at], pairs.cpu()):
             raise DataError(
-                "a pair is not among those that the model was asked of before the run's first step; go on with the data it "
-                "began with, or begin anew with another '--output'"
+                "a pair is not among those that the model was asked of before the run's first step; go on with the "
+                "data it began with, or begin anew with another '--output'"
             )
         return said[at].to(labels.device)
 
