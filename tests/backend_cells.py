@@ -119,6 +119,8 @@ CELLS: dict[str, Cell] = {
     "tf32": _one("tf32", untried=GPU),
     "classification": Cell({"classification": {}, "balanced": {}}),
     "classification with lora": _one("classification", also={"lora": {"rank": 4}}, needs="peft"),
+    "several labels": _one("classification", {"label": "tags", "class_weights": "balanced"}),
+    "numbers": _one("classification", {"label": "score", "text": ["text", "label"]}),
     "chat": _one(
         "chat",
         {"question": "label", "answer": "text", "template": "chat.jinja"},
@@ -197,6 +199,7 @@ def folder_of_rows(path: Path) -> Path:
             for number in range(count):
                 text = " ".join(rng.choices(words, k=rng.choice([3, 9, 30])))
                 row = {"text": text, "label": "even" if number % 2 else "odd", "weight": 1 + number % 3}
+                row |= {"tags": [word for word in ("seed", "data", "run") if word in text], "score": len(text) / 100}
                 file.write(json.dumps(row) + "\n")
     with (path / "pairs.jsonl").open("w") as file:
         for _ in range(60):

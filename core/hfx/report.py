@@ -108,7 +108,7 @@ class _Labels:
         marked = [True] * len(ids)
         if labels is not None and "Seq2Seq" in self._run.task.model_class:
             return [self._pair_line(ids, labels)]
-        if labels is not None and np.ndim(labels):
+        if labels is not None and np.ndim(labels) and self._run.task.unit == "token":
             marked = [int(label) != IGNORED for label in labels[: len(ids)]]
         pieces: list[str] = []
         start = 0

@@ -43,7 +43,9 @@ def unfitted(seq_length=6, **options):
 
 
 def fitted(labels=("no", "yes"), seq_length=6, **options):
-    return unfitted(seq_length, **options).fitted({"labels": list(labels)})
+    texts = [options["text"]] if options.get("text") else ["text"]
+    facts = {"problem": "single_label", "labels": list(labels), "counts": [1] * len(labels), "rows": len(labels)}
+    return unfitted(seq_length, **options).fitted(facts | {"texts": texts})
 
 
 def row(number=1, **values):
@@ -64,7 +66,9 @@ def ids(outcome):
 )  # fmt: skip
 def test_labels_are_collected_and_sorted_as_json_values(labels, expected):
     facts = unfitted().fit([row(text="w1", label=label) for label in labels])
-    assert json.loads(json.dumps(facts)) == {"labels": expected}
+    assert json.loads(json.dumps(facts)) == facts
+    assert (facts["problem"], facts["labels"], facts["texts"]) == ("single_label", expected, ["text"])
+    assert facts["rows"] == sum(facts["counts"]) == sum(label not in (None, "") for label in labels)
     made = unfitted().fitted(facts)
     positions = [made.examples(row(text="w1", label=label)) for label in labels if label not in (None, "")]
     assert {example[0].values["label"] for example in positions} == {0, 1}
@@ -76,6 +80,7 @@ def test_the_model_is_told_the_labels_and_the_pad_token():
         "num_labels": 2,
         "id2label": {0: "no", 1: "yes"},
         "label2id": {"no": 0, "yes": 1},
+        "problem_type": "single_label_classification",
         "pad_token_id": PAD,
     }
     assert made.model_class == "AutoModelForSequenceClassification"
@@ -113,7 +118,7 @@ def test_numbers_among_names_are_refused_with_both_places():
         unfitted().fit([row(1, text="w1", label=1), row(2, text="w1", label="a")])
 
 
-@pytest.mark.parametrize("label", [[1], 0.5])
+@pytest.mark.parametrize("label", [{"a": 1}, float("nan"), [[1]]])
 def test_a_label_that_is_neither_number_nor_name_is_refused(label):
     with pytest.raises(DataError, match=r"data\.jsonl:1: the label in 'label' is"):
         unfitted().fit([row(text="w1", label=label)])
@@ -163,8 +168,13 @@ def test_an_empty_text_is_dropped(text):
 
 
 def test_the_label_is_never_taken_for_the_text():
-    assert ids(fitted().examples(row(body="w1", label="no"))) == [[CLS, 1, SEP]]
-    assert ids(fitted(label="text").examples(row(body="w1", text="no"))) == [[CLS, 1, SEP]]
+    for options, rows in (
+        ({}, [row(body="w1", label="no"), row(body="w2", label="yes")]),
+        ({"label": "text"}, [row(body="w1", text="no"), row(body="w2", text="yes")]),
+    ):
+        task = unfitted(**options)
+        made = task.fitted(task.fit(rows))
+        assert ids(made.examples(rows[0])) == [[CLS, 1, SEP]]
 
 
 def test_a_text_column_that_is_missing_names_the_option():

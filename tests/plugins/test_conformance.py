@@ -79,7 +79,12 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "near_dedup": [{}, {"threshold": 0.8, "ngram": 3}],
     "bpe": [{}, {"vocab_size": 270}],
     "causal_lm": [{}, {"overflow": "truncate", "side": "left"}, {"append_eos": False, "overflow": "drop"}],
-    "classification": [{}, {"side": "left"}],
+    "classification": [
+        {"side": "left"},
+        {"text": ["text", "label"], "class_weights": "balanced", "label_smoothing": 0.1},
+        {"label": "tags", "class_weights": "balanced"},
+        {"label": "score"},
+    ],
     "token_classification": [{}, {"overflow": "truncate"}],
     "preference": [{}, {"loss": "ipo"}],
     "seq2seq": [{"source": "text", "target": "label"}, {"source": "label", "target": "text", "label_smoothing": 0.1}],
@@ -138,6 +143,10 @@ BESIDE: dict[str, dict[str, Any]] = {
 }
 """Config of a plugin that refuses the defaults beside it."""
 ROWS = {
+    "classification": [
+        row | {"tags": [word for word in ("the", "and", "of") if word in row["text"]], "score": len(row["text"]) / 10}
+        for row in tiny_rows()
+    ],
     "token_classification": [
         {"tokens": row["text"].split(), "tags": ["B-X" if word[0] in "aeiou" else "O" for word in row["text"].split()]}
         for row in tiny_rows()

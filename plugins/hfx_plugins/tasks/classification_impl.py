@@ -1,14 +1,18 @@
-"""Rows with a label: how they are encoded, their loss, and the confusion of labels."""
+"""Rows with labels: how their texts are encoded, and what is learned of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from inspect import signature
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal
 
 from hfx import ColumnType, Drop, Example, Row
-from hfx.errors import ConfigError, DataError, ModelError, PluginError
-from hfx_plugins.tasks.text_impl import encode_all, frame, require, string, text_column
+from hfx.errors import ConfigError, ModelError, PluginError
+from hfx_plugins.tasks.label_figures_impl import Confusion, Deviations, Sets
+from hfx_plugins.tasks.problems_impl import Problem, found, hot_of, problem_of, read
+from hfx_plugins.tasks.text_impl import Joined, alone, encode_all, joined, shares, string, text_column
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,97 +22,107 @@ if TYPE_CHECKING:
     from hfx import Metrics
     from hfx.protocols import Batch, Values
 
-IGNORED = -100
-MOST_LABELS = 1000
-MODEL_INPUTS = ("input_ids", "attention_mask")
-
-Label: TypeAlias = "int | str"
-
-
-class Confusion:
-    """How often each label was taken for each: `state[label, prediction]`."""
-
-    def __init__(self, labels: int) -> None:
-        import torch
-
-        self.state: Tensor = torch.zeros(labels, labels, dtype=torch.float64)
-
-    def update(self, labels: Tensor, logits: Tensor) -> None:
-        """Count a batch: labels `(batch,)`, logits `(batch, labels)`."""
-        import torch
-
-        size = len(self.state)
-        pairs = (labels * size + logits.argmax(-1)).cpu()
-        self.state += torch.bincount(pairs, minlength=size * size).view(size, size).double()
-
-    def compute(self) -> dict[str, float]:
-        """Return accuracy, and the mean F1 over the labels that occur or were predicted; nothing without rows."""
-        total = self.state.sum()
-        if total == 0:
-            return {}
-        right, true, predicted = self.state.diagonal(), self.state.sum(1), self.state.sum(0)
-        occurs = (true + predicted) > 0
-        f1 = 2 * right[occurs] / (true + predicted)[occurs]
-        return {"accuracy": float(right.sum() / total), "macro_f1": float(f1.mean())}
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+PAIRS = (
+    ("text", "text_pair"),
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("question", "sentence"),
+    ("query", "document"),
+)
 
 
 @dataclass
 class ClassificationTask:
-    """Rows as token ids and the position of their label among the labels."""
+    """Rows as token ids and what is to be told of them."""
 
     tokenizer: PreTrainedTokenizerBase
     seq_length: int
-    frame: tuple[tuple[int, ...], tuple[int, ...]]
-    """What the tokenizer puts before and behind a text: kept when the text is cut."""
-    text: str | None = None
-    label: str = "label"
-    overflow: str = "truncate"
-    side: str = "right"
-    labels: tuple[Label, ...] = ()
-    """Sorted; empty until fitted."""
-    version: Any = 1
+    options: Values
+    """Those of the plugin."""
+    frame: Joined
+    """What the tokenizer puts before, between and behind texts: kept when they are cut."""
+    facts: Values | None = None
+    """What `fit` found: the columns of the texts, the problem, its labels; None until fitted."""
+    version: Any = 2
     unit: Literal["token", "row", "pair"] = "row"
     model_class: str = "AutoModelForSequenceClassification"
-    columns: Mapping[str, ColumnType] = field(
-        default_factory=lambda: {"input_ids": ColumnType("list<int32>"), "label": ColumnType("int32")}
-    )
 
-    model_options: Mapping[str, Any] = field(default_factory=dict)
-    """Names of the labels, and the token that a decoder has to look past for the last real one."""
+    def __post_init__(self) -> None:
+        self._problem = None if self.facts is None else problem_of(self.facts, self.options)
+
+    @property
+    def problem(self) -> Problem:
+        """What the labels are.
+
+        Raises:
+            PluginError: the task is not fitted.
+        """
+        if self._problem is None:
+            raise PluginError("'classification' was asked before it knows its labels; call fitted() first")
+        return self._problem
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns of the texts."""
+        return list((self.facts or {"texts": []})["texts"])
+
+    @property
+    def columns(self) -> Mapping[str, ColumnType]:
+        """Ids and label, and token types where several texts have them; none until fitted."""
+        if self._problem is None:
+            return {}
+        types = {"token_type_ids": ColumnType("list<int32>")} if self._typed else {}
+        return {"input_ids": ColumnType("list<int32>")} | types | {"label": self._problem.column}
+
+    @property
+    def _typed(self) -> bool:
+        return len(self.texts) > 1 and self.frame.types is not None
+
+    @property
+    def model_options(self) -> Mapping[str, Any]:
+        """Names of the labels, and the token that a decoder has to look past for the last real one."""
+        named = {} if self._problem is None else self._problem.model_options
+        return {**named, "pad_token_id": self.tokenizer.pad_token_id}
 
     def fingerprint(self) -> Values:
         """Return everything that decides how a row is encoded, and the labels."""
-        names = ("seq_length", "frame", "text", "label", "overflow", "side")
-        return {name: getattr(self, name) for name in names} | {"labels": list(self.labels)}
+        frame = [self.frame.before, self.frame.between, self.frame.behind, self.frame.types]
+        decides = ("text", "label", "problem", "names", "overflow", "side")
+        return {
+            "seq_length": self.seq_length,
+            "frame": frame,
+            **{name: self.options[name] for name in decides},
+            "facts": self.facts,
+        }
 
     def fit(self, rows: Iterable[Row]) -> Values:
-        """Return the labels that occur, sorted.
+        """Return the columns of the texts, the problem, and the labels that occur, sorted.
 
         Raises:
-            DataError: there are too many to be classes, fewer than two, or numbers among names.
+            DataError: the texts' columns are not clear, or the labels make no problem.
         """
-        first: dict[Label, Row] = {}
-        for row in rows:
-            label = _label(row, self.label)
-            if label is not None:
-                first.setdefault(label, row)
-            if len(first) > MOST_LABELS:
-                raise DataError(
-                    f"the column '{self.label}' holds more than {MOST_LABELS} different labels;"
-                    " name the label's column with --classification.label"
-                )
-        return {"labels": _sorted(first, self.label)}
+        label = self.options["label"]
+        rest = iter(rows)
+        first = next(rest, None)
+        facts = found([] if first is None else chain([first], rest), label, self.options["problem"])
+        assert first is not None  # no row has no label, which was refused
+        facts["texts"] = text_columns(first, self.options["text"], label)
+        problem_of(facts, self.options)
+        return facts
 
     def fitted(self, facts: Values) -> ClassificationTask:
-        """Return this task knowing the labels."""
-        names = [str(label) for label in facts["labels"]]
-        options = {
-            "num_labels": len(names),
-            "id2label": dict(enumerate(names)),
-            "label2id": {name: index for index, name in enumerate(names)},
-            "pad_token_id": self.tokenizer.pad_token_id,
-        }
-        return replace(self, labels=tuple(facts["labels"]), model_options=options)
+        """Return this task knowing the texts' columns and the labels.
+
+        Raises:
+            ConfigError: there is no room for so many texts.
+        """
+        least = self.seq_length - self.frame.room(self.seq_length, len(facts["texts"])) + len(facts["texts"])
+        if self.seq_length < least:
+            raise ConfigError(f"'seq_length' {self.seq_length} has no room for the texts; give {least} or more")
+        return replace(self, facts=facts, frame=alone(self.tokenizer) if len(facts["texts"]) == 1 else self.frame)
 
     def examples(self, row: Row) -> list[Example] | Drop:
         """Return the row as one example."""
@@ -116,87 +130,81 @@ class ClassificationTask:
 
     def examples_of(self, rows: list[Row]) -> list[list[Example] | Drop]:
         """Return each row as one example, tokenized together."""
-        found = [self._read(row) for row in rows]
-        ids = iter(encode_all(self.tokenizer, [text for text, label in found if isinstance(label, int)]))
-        return [self._whole(next(ids), label) if isinstance(label, int) else label for _, label in found]
+        read_rows = [self._read(row) for row in rows]
+        wanted = [texts for texts, target in read_rows if not isinstance(target, Drop)]
+        ids = iter(encode_all(self.tokenizer, list(chain.from_iterable(wanted))))
+        return [
+            target if isinstance(target, Drop) else self._whole([next(ids) for _ in texts], target)
+            for texts, target in read_rows
+        ]
 
-    def _read(self, row: Row) -> tuple[str, int | Drop]:
-        """Return the row's text and the position of its label."""
-        text = string(row, self.text or text_column(row, "classification.text", self.label), "classification.text")
-        label = _label(row, self.label)
-        if label is None:
-            return text, Drop("no_label")
-        if label not in self.labels:
-            return text, Drop("unknown_label")
-        return ("" if text.isspace() else text), self.labels.index(label)
+    def _read(self, row: Row) -> tuple[list[str], Any]:
+        """Return the row's texts and what the table keeps of its label, or a `Drop`."""
+        texts = [string(row, name, "classification.text") for name in self.texts]
+        columns = ", ".join(f"'{name}'" for name in self.texts)
+        row.marks["classification"] = f"{self.problem.name} in '{self.options['label']}', text in {columns}"
+        label = read(row, self.options["label"])
+        target = Drop("no_label") if label is None else self.problem.target(label)
+        return ["" if text.isspace() else text for text in texts], target
 
-    def _whole(self, ids: list[int], label: int) -> list[Example] | Drop:
-        if not ids:
+    def _whole(self, texts: list[list[int]], target: Any) -> list[Example] | Drop:
+        if not any(texts):
             return Drop("empty")
-        before, behind = self.frame
-        room = self.seq_length - len(before) - len(behind)
-        too_long = len(ids) > room
-        if too_long and self.overflow == "drop":
+        room = self.frame.room(self.seq_length, len(texts))
+        too_long = sum(map(len, texts)) > room
+        if too_long and self.options["overflow"] == "drop":
             return Drop("too_long")
-        kept = ids[:room] if self.side == "right" else ids[-room:]
-        whole = [*before, *kept, *behind]
-        return [Example({"input_ids": whole, "label": label}, len(whole), 1, too_long)]
+        if too_long:
+            cut = zip(texts, shares([len(text) for text in texts], room), strict=True)
+            right = self.options["side"] == "right"
+            texts = [text[:kept] if right else text[len(text) - kept :] for text, kept in cut]
+        ids = self.frame.ids(texts)
+        types = {"token_type_ids": self.frame.token_types(texts)} if self._typed else {}
+        return [Example({"input_ids": ids, **types, "label": target}, len(ids), 1, too_long)]
 
     def draw(self, values: Values, rng: np.random.Generator) -> Values:
         """Return ids and label."""
-        return {"input_ids": values["input_ids"], "labels": values["label"]}
+        return {"labels" if name == "label" else name: values[name] for name in self.columns}
 
     def collated(self) -> Mapping[str, ColumnType]:
         """Return ids, padded with the pad token, and labels."""
         pad = ColumnType("list<int32>", int(self.tokenizer.pad_token_id))
-        return {"input_ids": pad, "labels": ColumnType("int32", IGNORED)}
+        columns = {"labels" if name == "label" else name: column for name, column in self.columns.items()}
+        return columns | {"input_ids": pad}
 
     def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
-        """Return the sum of the cross entropy over the rows."""
-        from torch.nn.functional import cross_entropy
-
-        logits: Tensor = model(**{name: batch[name] for name in MODEL_INPUTS}).logits
+        """Return the sum of the loss over the rows: the cross entropy, or the squared error of numbers."""
+        inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+        if "token_type_ids" not in signature(model.forward).parameters:
+            inputs.pop("token_type_ids", None)  # DistilBERT's tokenizer may tell types that the model does not know
+        logits: Tensor = model(**inputs).logits
+        labels = batch["labels"]
         if isinstance(metrics, Confusion):
-            metrics.update(batch["labels"], logits)
-        return cross_entropy(logits.float(), batch["labels"], reduction="sum")
+            metrics.update(labels, logits)
+        elif isinstance(metrics, Sets):
+            metrics.update(hot_of(labels, logits.shape[-1]), logits)
+        elif isinstance(metrics, Deviations):
+            metrics.update(labels, logits[:, 0])
+        return self.problem.loss(logits.float(), labels)
 
     def metrics(self) -> Metrics:
-        """Return the confusion of labels, at zero."""
-        if not self.labels:
-            raise PluginError("'classification' was asked for metrics before it knows its labels; call fitted() first")
-        return Confusion(len(self.labels))
+        """Return the problem's figures, at zero."""
+        return self.problem.metrics()
 
 
-def _label(row: Row, column: str) -> Label | None:
-    require(row, column, "classification.label")
-    value = row.values[column]
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | str):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    kind = type(value).__name__
-    raise DataError(f"{row.place}: the label in '{column}' is {kind}; it has to be a whole number or a name")
+def text_columns(row: Row, given: str | list[str] | None, label: str) -> list[str]:
+    """Return the columns of the texts: those given, a usual pair, or the one that `text_column` finds."""
+    if given:
+        return [given] if isinstance(given, str) else given
+    plain = text_column(row, "classification.text", label) if "text" in row.values or "content" in row.values else None
+    for pair in PAIRS:
+        there = label not in pair and all(isinstance(row.values.get(name), str) for name in pair)
+        if there and plain in (None, pair[0]):
+            return list(pair)
+    return [plain or text_column(row, "classification.text", label)]
 
 
-def _sorted(first: dict[Label, Row], column: str) -> list[Label]:
-    numbers = sorted(label for label in first if isinstance(label, int))
-    names = sorted(label for label in first if isinstance(label, str))
-    if numbers and names:
-        raise DataError(
-            f"the column '{column}' holds numbers and names: {numbers[0]} in {first[numbers[0]].place},"
-            f" '{names[0]}' in {first[names[0]].place}; write all of them as names"
-        )
-    if len(first) < 2:
-        found = f"one label only: '{next(iter(first))}'" if first else "no label"
-        raise DataError(f"the column '{column}' holds {found}; there is nothing to tell apart")
-    return [*numbers, *names]
-
-
-def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: dict[str, Any]) -> ClassificationTask:
+def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: Values) -> ClassificationTask:
     """Return the task for a tokenizer, with no labels yet.
 
     Raises:
@@ -205,8 +213,7 @@ def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: dict[str
     """
     if tokenizer.pad_token_id is None:
         raise ModelError("the tokenizer has no pad token, which 'classification' needs; give one that has")
-    before, behind = frame(tokenizer)
-    least = len(before) + len(behind) + 1
+    least = seq_length - alone(tokenizer).room(seq_length, 1) + 1
     if seq_length < least:
         raise ConfigError(f"'seq_length' {seq_length} has no room for a text; give {least} or more")
-    return ClassificationTask(tokenizer, seq_length, (before, behind), **options)
+    return ClassificationTask(tokenizer, seq_length, options, joined(tokenizer))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import parent_process
 from typing import TYPE_CHECKING
 
@@ -117,3 +118,75 @@ def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[in
     full: list[int] = tokenizer("a")["input_ids"]
     start = next((at for at in range(len(full)) if full[at : at + len(plain)] == plain), 0)
     return tuple(full[:start]), tuple(full[start + len(plain) :])
+
+
+@dataclass(frozen=True)
+class Joined:
+    """How a tokenizer puts several texts into one sequence: `[CLS] A [SEP] B [SEP]`; more than two go on like B."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    behind: tuple[int, ...]
+    types: tuple[tuple[int, ...], int, tuple[int, ...], int, tuple[int, ...]] | None
+    """Token types before A, of A, between, of B and behind; None for a tokenizer that tells no types."""
+
+    def room(self, seq_length: int, texts: int) -> int:
+        """Return how many tokens of texts there is room for."""
+        return seq_length - len(self.before) - (texts - 1) * len(self.between) - len(self.behind)
+
+    def ids(self, texts: Sequence[list[int]]) -> list[int]:
+        """Return the ids of a sequence."""
+        whole = list(self.before)
+        for index, text in enumerate(texts):
+            whole += [*(self.between if index else ()), *text]
+        return [*whole, *self.behind]
+
+    def token_types(self, texts: Sequence[list[int]]) -> list[int]:
+        """Return the token type of each position; none for a tokenizer that tells no types."""
+        if self.types is None:
+            return []
+        before, first, between, second, behind = self.types
+        whole = [*before, *[first] * len(texts[0])]
+        for text in texts[1:]:
+            whole += [*between, *[second] * len(text)]
+        return [*whole, *behind]
+
+
+def alone(tokenizer: PreTrainedTokenizerBase) -> Joined:
+    """Return how the tokenizer makes a sequence of one text."""
+    before, behind = frame(tokenizer)
+    return Joined(before, (), behind, None)
+
+
+def joined(tokenizer: PreTrainedTokenizerBase) -> Joined:
+    """Return how the tokenizer puts two texts together; one that puts nothing between them has a line end there."""
+    first, second = encode(tokenizer, "a"), encode(tokenizer, "b")
+    both = tokenizer("a", "b")
+    ids: list[int] = both["input_ids"]
+    at = _find(ids, first, 0)
+    middle, end = at + len(first), _find(ids, second, at + len(first))
+    behind = end + len(second)
+    between = tuple(ids[middle:end])
+    types: list[int] = both["token_type_ids"] if "token_type_ids" in tokenizer.model_input_names else []
+    if not types or not between:
+        return Joined(tuple(ids[:at]), between or tuple(encode(tokenizer, "\n")), tuple(ids[behind:]), None)
+    told = (tuple(types[:at]), types[at], tuple(types[middle:end]), types[end], tuple(types[behind:]))
+    return Joined(tuple(ids[:at]), between, tuple(ids[behind:]), told)
+
+
+def _find(ids: list[int], part: list[int], start: int) -> int:
+    return next((at for at in range(start, len(ids)) if ids[at : at + len(part)] == part), start)
+
+
+def shares(lengths: Sequence[int], room: int) -> list[int]:
+    """Return how many tokens of each text are kept where there is room for so many: the longest lose first.
+
+    For two texts it is what tokenizers do (`longest_first`): of an odd room the longer one has the more, or the second.
+    """
+    kept = [0] * len(lengths)
+    for left, index in zip(
+        range(len(lengths), 0, -1), sorted(range(len(lengths)), key=lengths.__getitem__), strict=True
+    ):
+        kept[index] = min(lengths[index], room // left)
+        room -= kept[index]
+    return kept
