@@ -140,6 +140,7 @@ CELLS: dict[str, Cell] = {
     "length_grouped": Cell({"length_grouped": {}, "wsd": {}}),
     "curriculum": Cell({"curriculum": {}, "polynomial": {}}),
     "sequential": Cell({"sequential": {}, "inverse_sqrt": {}}),
+    "best": Cell({"best": {}, "early_stopping": {"patience": 1}}),
     "one_cycle": _one("one_cycle"),
     "monitor": _one("monitor", {"rate": 1e12}),
     "profile": _one("profile", {"start": 2, "steps": 1}),

@@ -142,6 +142,7 @@ def _meet(run: Run) -> None:
 
 
 def _train(run: Run) -> RunResult:
+    from hfx.choice import take_chosen
     from hfx.differences import told
     from hfx.report import before_step_one
     from hfx.state import cut_records
@@ -180,6 +181,7 @@ def _train(run: Run) -> RunResult:
         raise
     run.at("the export")
     if result.stopped not in STOP_SIGNALS:
+        take_chosen(run)
         run.hooks.export(run=run, path=_place_of_model(run))
     run.backend.barrier()
     if result.stopped in STOP_SIGNALS and run.world.is_main:

@@ -69,7 +69,8 @@ class RunConfig(BaseModel):
     """Write checkpoints while the training goes on, from a copy of the state in the host's memory; the last is waited
     for."""
     keep: int = Field(default=2, ge=2)
-    """Checkpoints kept; at least two, so that a damaged one has a predecessor."""
+    """Newest checkpoints kept, at least two, so that a damaged one has a predecessor; beside them the one that a plugin
+    chose (`best`)."""
     num_proc: PositiveInt = 1
     """Processes that prepare the data."""
     max_bad_rows: NonNegativeInt = 0

@@ -55,6 +55,7 @@ class Run(Parts):
         self._stopping = False
         self._evaluated_at = -1
         self._saved_at = -1
+        self._chosen_at = -1
         self._saver = Saver(self)
         self._all_saved = False
         self._data_seconds = 0.0
@@ -195,8 +196,29 @@ class Run(Parts):
 
     def save_due(self) -> bool:
         """Return whether a checkpoint belongs to this step and has not been made."""
-        wanted = self.due(self.config.save_every) or self.step >= self.total_steps or self._stopping
+        ends = self.step >= self.total_steps or self._stopping
+        wanted = self.due(self.config.save_every) or self._chosen_at == self.step or ends
         return wanted and self._saved_at != self.step
+
+    def choose(self, why: str) -> None:
+        """Save this step's checkpoint, keep it until another one is chosen, and export its model at the end.
+
+        For plugins that listen to evaluations; all ranks choose alike.
+
+        Args:
+            why: What speaks for it: told where the model is exported.
+        """
+        from hfx.choice import choose
+
+        self._chosen_at = self.step
+        choose(self, why)
+
+    @property
+    def chosen(self) -> int | None:
+        """The step whose checkpoint is kept and exported; None: the last one is exported."""
+        from hfx.choice import chosen_in
+
+        return chosen_in(self.state)
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append a line to `metrics.jsonl`."""

@@ -38,6 +38,7 @@ class Saver:
         self._copy: HostCopy | None = None
         self._thread: threading.Thread | None = None
         self._path = Path()
+        self._chosen: int | None = None
         self._future: Future[None] = Future()
 
     def save(self, beside: bool) -> Path:
@@ -48,7 +49,8 @@ class Saver:
 
         self.finish()
         run = self._run
-        self._path = path = folder_of(run.output, run.step)
+        self._path, self._chosen = folder_of(run.output, run.step), run.chosen
+        path = self._path
         tensors, values = state_of(run)
         content, state = content_of(tensors, run.world), json.dumps(values).encode()
         if not beside:
@@ -80,9 +82,9 @@ class Saver:
         from hfx.checkpoint import step_of
 
         world, path = self._run.world, self._path
-        saving.save_content(path, content, state, world, ranks)
+        saving.save_content(path, content, state, world, ranks, self._chosen)
         if world.is_main:
-            saving.rotate(self._run.output, self._run.config.keep, step_of(path))
+            saving.rotate(self._run.output, self._run.config.keep, step_of(path), chosen=self._chosen)
 
     @property
     def ended(self) -> bool:

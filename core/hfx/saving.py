@@ -52,14 +52,19 @@ def save(path: Path, tensors: dict[str, Tensor], values: Values, world: World, r
     save_content(path, content_of(tensors, world), json.dumps(values).encode(), world, ranks)
 
 
-def save_content(path: Path, content: Content, state: bytes, world: World, ranks: Ranks) -> None:
-    """Do the same with what was shared out over the ranks, and values that are JSON already."""
+def save_content(
+    path: Path, content: Content, state: bytes, world: World, ranks: Ranks, chosen: int | None = None
+) -> None:
+    """Do the same with what was shared out over the ranks, and values that are JSON already.
+
+    The checkpoint of the `chosen` step stays where others go for want of room.
+    """
     from hfx import shards
 
     new = path.with_name(path.name + NEW)
     room = content.needed + len(state)
     try:
-        _together(world, ranks, lambda: _prepare(new, room) if world.is_main else None)
+        _together(world, ranks, lambda: _prepare(new, room, chosen) if world.is_main else None)
         written = shards.write(new, content.parts, world.rank)
         own = _together(world, ranks, lambda: _or_raise(written))
         manifest = Manifest(_gathered(own, content, world, ranks), content.tensors)
@@ -140,7 +145,7 @@ def _gathered(own: FileSum | None, content: Content, world: World, ranks: Ranks)
 # ── on the main rank ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _prepare(new: Path, room: int) -> None:
+def _prepare(new: Path, room: int, chosen: int | None) -> None:
     """Make the folder to write into, on a disk with enough room.
 
     Raises:
@@ -152,7 +157,7 @@ def _prepare(new: Path, room: int) -> None:
         sync_folders([folder.parent])
     settle(folder)
     if _free(folder) < room:
-        rotate(folder.parent, _AT_LEAST, step_of(new), in_need=True)
+        rotate(folder.parent, _AT_LEAST, step_of(new), in_need=True, chosen=chosen)
     if (free := _free(folder)) < room:
         raise OSError(errno.ENOSPC, f"it needs {room:,} bytes, and {free:,} are free")
     new.mkdir()
@@ -192,8 +197,10 @@ def settle(folder: Path) -> None:
         _delete(old)
 
 
-def rotate(output: Path, keep: int, step: int | None = None, in_need: bool = False) -> None:
-    """Delete all but the newest valid checkpoints: a damaged one is not counted, and goes once it is older than they.
+def rotate(output: Path, keep: int, step: int | None = None, in_need: bool = False, chosen: int | None = None) -> None:
+    """Delete all but the newest valid checkpoints and the chosen one.
+
+    A damaged one is not counted, and goes once it is older than they.
 
     What cannot be deleted is named in a warning: it takes space and endangers nothing.
 
@@ -202,13 +209,15 @@ def rotate(output: Path, keep: int, step: int | None = None, in_need: bool = Fal
         keep: How many stay.
         step: Where the run is. Checkpoints ahead of it are not counted: the run did not go on from them.
         in_need: Whether those that are not counted go, too.
+        chosen: The step of one that stays, whatever its age.
     """
     kept = 0
     try:
         for path in candidates(output):
             counted = kept < keep and (step is None or (step_of(path) or 0) <= step) and sound(path)
             kept += counted
-            if not counted and (in_need or kept >= keep):
+            stays = counted or (step_of(path) == chosen and sound(path))
+            if not stays and (in_need or kept >= keep):
                 remove(path)
         settle(output / "checkpoints")
     except OSError as error:

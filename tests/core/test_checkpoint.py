@@ -276,6 +276,17 @@ def test_rotation_keeps_the_newest_and_removes_what_was_never_committed(tmp_path
     assert names(tmp_path) == ["step-00000002", "step-00000003"]
 
 
+def test_rotation_keeps_the_chosen_one_whatever_its_age_even_for_want_of_room(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4, 5):
+        saved(tmp_path, step)
+    rotate(tmp_path, 3, chosen=1)
+    assert names(tmp_path) == ["step-00000001", "step-00000003", "step-00000004", "step-00000005"]
+    rotate(tmp_path, 2, in_need=True, chosen=1)
+    assert names(tmp_path) == ["step-00000001", "step-00000004", "step-00000005"]
+    rotate(tmp_path, 2, chosen=5)
+    assert names(tmp_path) == ["step-00000004", "step-00000005"]
+
+
 def test_a_damaged_checkpoint_is_not_counted_and_goes_once_it_is_older_than_two_valid_ones(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         saved(tmp_path, step)

@@ -140,6 +140,8 @@ BESIDE: dict[str, dict[str, Any]] = {
     "preference": {"plugins": {"lora": {}}},
     "schedule_free": {"plugins": {"constant": {}}},
     "optimizer_in_backward": {"max_grad_norm": None},
+    "best": {"eval_every": 3},
+    "early_stopping": {"eval_every": 3},
 }
 """Config of a plugin that refuses the defaults beside it."""
 ROWS = {

@@ -22,7 +22,9 @@ Examples:
 @click.command("export", cls=Command, epilog=EPILOG)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "--checkpoint", metavar="STEP|PATH", help="A step, or the folder of a checkpoint. [default: the newest valid one]"
+    "--checkpoint",
+    metavar="STEP|PATH",
+    help="A step, or the folder of a checkpoint. [default: the one the run chose ('best'), else the newest]",
 )
 @click.option(
     "--output", metavar="FOLDER", type=click.Path(path_type=Path), help="Where to write. [default: RUN/model]"
@@ -76,19 +78,25 @@ def check_run(run: Path) -> None:
 
 
 def chosen(run: Path, wanted: str | None) -> Checkpoint:
-    """Return the checkpoint of a step or in a folder, else the newest valid one; all its files are checked.
+    """Return the checkpoint of a step or in a folder, else the one that the run chose, else the newest valid one.
+
+    All its files are checked.
 
     Raises:
         ConfigError: there is none, or no such one.
         StorageError: it is damaged.
     """
     from hfx.checkpoint import candidates, newest, open_checkpoint, step_of
+    from hfx.choice import chosen_in
     from hfx.errors import ConfigError, StorageError
 
     if wanted is None:
         if (found := newest(run, world_size=1)) is None:
             raise ConfigError(f"the run '{run}' has no checkpoint; go on with 'hfx train --resume {run}'")
-        return found
+        step = chosen_in(found.state["state"])
+        if step is None or step == found.step:
+            return found
+        wanted = str(step)
     there = {step_of(path) or 0: path for path in reversed(candidates(run))}
     number = wanted.removeprefix("step-")
     path = there.get(int(number)) if number.isdecimal() else Path(wanted).resolve()

@@ -1,0 +1,164 @@
+"""`best`: the checkpoint of the best evaluation stays, and its model is what the run exports."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import hfx
+from hfx import Plugin, hookimpl
+from hfx.checkpoint import folder_of, newest, open_checkpoint
+from hfx.errors import ConfigError, IncompatibleError, StorageError
+from hfx.resume import RUN_FILE
+from hfx_plugins.guards.best import Best
+from hfx_plugins.guards.scores_impl import better, rises
+from overfitting import Ends, config, evaluations, rows, trained
+
+BEST = 28
+"""The step of the lowest `eval_loss`."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rows(tmp_path_factory.mktemp("best"))
+
+
+@pytest.fixture(scope="module")
+def run(data: Path) -> Path:
+    """A run that got worse after its best step, with checkpoints every 8 steps."""
+    trained(data, data.parent / "run", save_every=8, plugins={"best": {}})
+    return data.parent / "run"
+
+
+def exported(run: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_file(run / "model" / "model.safetensors")
+    return found
+
+
+def checkpointed(run: Path, step: int) -> dict[str, torch.Tensor]:
+    found = open_checkpoint(folder_of(run, step), 1)
+    names = [name for name in found.names() if name.startswith("model.")]
+    tensors = {name: torch.empty(found.shape(name), dtype=found.dtype(name)) for name in names}
+    found.read(tensors)
+    return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+
+
+def same(exported: dict[str, torch.Tensor], held: dict[str, torch.Tensor]) -> bool:
+    names = {name.removeprefix("model."): name for name in exported}
+    there = {name.removeprefix("model."): tensor for name, tensor in held.items()}
+    return all(torch.equal(exported[full], there[name]) for name, full in names.items())
+
+
+def test_the_model_of_the_lowest_loss_is_exported_and_its_checkpoint_kept_beside_the_newest(run: Path) -> None:
+    losses = {step: line["eval_loss"] for step, line in evaluations(run).items()}
+    assert min(losses, key=losses.__getitem__) == BEST
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "step-00000028", "step-00000032", "step-00000040"
+    ]  # fmt: skip
+    assert same(exported(run), checkpointed(run, BEST))
+    assert not same(exported(run), checkpointed(run, 40))
+
+
+def test_what_was_chosen_and_why_is_told(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    trained(data, tmp_path / "run", plugins={"best": {}})
+    told = capfd.readouterr().err
+    assert f"hfx: the model is that of step {BEST} of 40: its 'eval_loss' of 3.0" in told
+    assert "is the lowest" in told
+
+
+def test_a_run_that_is_stopped_and_resumed_chooses_the_same(run: Path, data: Path, tmp_path: Path) -> None:
+    for stop in (10, 29):
+        output = tmp_path / f"stopped-{stop}"
+        hfx.train(config(data, save_every=8), plugins=[Best(), Ends(after=stop)], output=str(output))
+        assert newest(output, 1).state["step"] == stop + 1
+        hfx.train(config(data, save_every=8, resume=str(output)), plugins=[Best(), Ends(after=99)])
+        assert same(exported(output), checkpointed(run, BEST))
+        assert {step: line["eval_loss"] for step, line in evaluations(output).items()} == {
+            step: line["eval_loss"] for step, line in evaluations(run).items()
+        }
+
+
+@pytest.mark.parametrize("beside", [{"async_save": True}, {"plugins": {"best": {}, "ema": {"decay": 0.5}}}],
+                         ids=["saved beside the training", "averaged"])  # fmt: skip
+def test_what_is_exported_is_what_the_chosen_checkpoint_exports(
+    beside: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
+    from hfx.cli.export import chosen
+    from hfx.cli.export_impl import export
+    from hfx.resolve import resolve
+
+    trained(data, tmp_path / "run", **{"plugins": {"best": {}}} | beside)
+    run = tmp_path / "run"
+    found = chosen(run, None)
+    assert found.step == min(evaluations(run).items(), key=lambda item: item[1]["eval_loss"])[0] == BEST
+    export(resolve(yaml_path=run / RUN_FILE), run, found, tmp_path / "again")
+    assert same(exported(run), load_file(tmp_path / "again" / "model.safetensors"))
+    assert same(exported(run), checkpointed(run, BEST)) == ("plugins" not in beside)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["ddp", "fsdp"])
+def test_two_processes_choose_and_export_what_one_does(backend: str, data: Path, tmp_path: Path) -> None:
+    import yaml
+
+    from command_line import hfx as command
+
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config(data, plugins={"best": {}, backend: {}})))
+    done = command("train", "config.yaml", "--nproc", "2", "--output", "run", cwd=tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert f"the model is that of step {BEST} of 40" in done.stderr
+    assert same(exported(tmp_path / "run"), checkpointed(tmp_path / "run", BEST))
+
+
+def test_a_chosen_checkpoint_that_is_damaged_is_named_with_the_way_to_the_last_model(
+    data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+
+    class Damages(Plugin):
+        """Damages the checkpoint that was chosen."""
+
+        @hookimpl
+        def hfx_step_end(self, run: Any, metrics: dict[str, Any]) -> None:
+            if metrics["step"] == 39:
+                file = next(folder_of(run.output, BEST).glob("*.safetensors"))
+                file.write_bytes(file.read_bytes()[:-1])
+
+    with pytest.raises(StorageError, match=r"chosen for its 'eval_loss'.*'hfx export .*run --checkpoint 40'"):
+        hfx.train(config(data), plugins=[Best(), Damages()], output=str(output))
+    assert newest(output, 1).step == 40
+    assert not (output / "model").exists()
+
+
+def test_a_figure_that_an_evaluation_lacks_is_named_with_the_nearest(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'best\.metric' is 'eval_los', .* did you mean 'eval_loss'"):
+        trained(data, tmp_path / "run", plugins={"best": {"metric": "eval_los"}})
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"), [({"eval_every": None}, "add '--eval-every STEPS'"), ({"eval_share": 0}, "add '--eval-data")]
+)
+def test_a_run_with_nothing_to_compare_is_refused(
+    fields: dict[str, Any], said: str, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(IncompatibleError, match=said):
+        trained(data, tmp_path / "run", **fields, plugins={"best": {}})
+    assert not (tmp_path / "run").exists()
+
+
+def test_which_way_is_better_follows_from_the_name_unless_it_is_said() -> None:
+    assert not rises("eval_loss", None)
+    assert not rises("eval_mse", None)
+    assert rises("eval_macro_f1", None)
+    assert rises("eval_loss", True)
+    assert better(1.0, None, higher=False)
+    assert not better(1.0, 1.0, higher=True)
+    assert not better(1.05, 1.0, higher=True, by=0.1)
+    assert better(0.8, 1.0, higher=False, by=0.1)
+    assert not better(math.nan, None, higher=True)
+    assert not better(-math.inf, 1.0, higher=False)

@@ -1,0 +1,49 @@
+"""`early_stopping`: the run ends once its evaluations have not got better for a while."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import hfx
+from hfx.checkpoint import newest
+from hfx.errors import IncompatibleError
+from hfx_plugins.guards.early_stopping import EarlyStopping
+from overfitting import Ends, config, evaluations, rows, trained
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rows(tmp_path_factory.mktemp("early"))
+
+
+def test_the_run_ends_saved_and_exported_a_step_after_the_last_evaluation_it_waited_for(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = trained(data, tmp_path / "run", plugins={"early_stopping": {"patience": 2}})
+    losses = {step: line["eval_loss"] for step, line in evaluations(tmp_path / "run").items()}
+    best = min(losses, key=losses.__getitem__)
+    assert result.step == best + 2 * 4 + 1 < 40
+    assert result.stopped == "'eval_loss' has not got better for 2 evaluations"
+    assert f"hfx: {result.stopped}; the run ends" in capfd.readouterr().err
+    assert newest(tmp_path / "run", 1).step == result.step
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
+
+
+def test_a_figure_has_to_be_better_by_more_than_the_least_difference(data: Path, tmp_path: Path) -> None:
+    result = trained(data, tmp_path / "run", plugins={"early_stopping": {"patience": 1, "min_delta": 10.0}})
+    assert result.step == 9  # the first evaluation, at 4, is the best; the second, at 8, is not better by 10
+
+
+def test_a_resumed_run_goes_on_counting(data: Path, tmp_path: Path) -> None:
+    whole = trained(data, tmp_path / "whole", plugins={"early_stopping": {"patience": 2}})
+    part = tmp_path / "part"
+    hfx.train(config(data), plugins=[EarlyStopping(patience=2), Ends(after=33)], output=str(part))
+    result = hfx.train(config(data, resume=str(part)), plugins=[EarlyStopping(patience=2), Ends(after=99)])
+    assert (result.step, result.stopped) == (whole.step, whole.stopped)
+
+
+def test_a_run_with_nothing_to_compare_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(IncompatibleError, match="'early_stopping' compares evaluations"):
+        trained(data, tmp_path / "run", eval_every=None, plugins={"early_stopping": {}})
