@@ -1,4 +1,4 @@
-"""One optimizer step and one evaluation: the mathematics of training, the same for every backend.
+"""One optimizer step: the mathematics of training, the same for every backend.
 
 The loss of a step is the sum over the global batch divided by its units. Units are known before the forward pass, so
 neither `micro_batch_size` nor the number of ranks changes the result: a rank or round without rows runs one row with
@@ -22,7 +22,7 @@ from hfx.halving import with_less
 from hfx.order import GlobalBatch, Sequence
 
 if TYPE_CHECKING:
-    from hfx.protocols import Batch, Metrics, Table, Task, Values
+    from hfx.protocols import Batch, Metrics, Task, Values
     from hfx.run import Run
 
 
@@ -173,60 +173,3 @@ def memory_bytes(device: torch.device) -> int:
 def held(device: torch.device) -> int:
     """Return the most that was held on a device so far; on a CPU, what is resident in this process now."""
     return memory_bytes(device) if device.type == "cuda" else int(psutil.Process().memory_info().rss)
-
-
-def evaluate(run: Run) -> dict[str, float]:
-    """Return `eval_loss` and the task's metrics over the evaluation rows, exact for any number of ranks."""
-    from hfx.blocks import tables
-
-    metrics = run.task.metrics()
-    sums = torch.zeros(2, dtype=torch.float64)
-    before = 0
-    run.module.eval()
-    try:
-        with torch.no_grad():
-            for table in tables(run.blocks("eval")):
-                sums += _evaluate_table(run, table, before, metrics)
-                before += len(table)
-    finally:
-        run.module.train()
-    total, units = run.backend.all_reduce(sums).tolist()
-    metrics.state = run.backend.all_reduce(metrics.state.cpu())
-    figures = {f"eval_{name}": value for name, value in metrics.compute().items()}
-    return {"eval_loss": total / max(1, units)} | figures
-
-
-def _evaluate_table(run: Run, table: Table, before: int, metrics: Metrics) -> Tensor:
-    """Return the sum of the loss over this rank's part of a table, and its units, `(2,)`.
-
-    So many examples are in the blocks `before`.
-    """
-    micro, world = run.micro_batch_size, run.world
-    count: Callable[[Values], int] | None = getattr(run.task, "drawn_units", None)
-    known = table.column("units")
-    rounds = math.ceil(math.ceil(len(table) / micro) / world.size)
-    sums, unused = torch.zeros(2, dtype=torch.float64), run.task.metrics()
-    for index in range(rounds):
-        at = (index * world.size + world.rank) * micro
-        counts = at < len(table)
-        rows = range(at, min(at + micro, len(table))) if counts else range(1)
-        drawn = _eval_values(run, table, rows, before)
-        tensors = to_device(run.batcher.collate(drawn), run.device)
-        with run.precision.autocast():
-            loss = run.module(tensors, metrics if counts else unused)
-        if counts:
-            units = sum(count(values) for [values] in drawn) if count else int(known[rows.start : rows.stop].sum())
-            sums += torch.stack([loss.double().cpu(), torch.tensor(units, dtype=torch.float64)])
-    return sums
-
-
-def _eval_values(run: Run, table: Table, rows: range, before: int) -> list[list[dict[str, Any]]]:
-    return [
-        [
-            run.task.draw(
-                table.values(row),
-                np.random.Generator(np.random.Philox(key=run.config.seed, counter=[0, before + row, 0, 0])),
-            )
-        ]
-        for row in rows
-    ]

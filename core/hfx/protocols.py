@@ -260,7 +260,11 @@ class Metrics(Protocol):
     """Sums, float64, of a fixed shape: adding the ranks' states gives the state of all rows."""
 
     def compute(self) -> dict[str, float]:
-        """Return the figures by name; the core prefixes them with `eval_`."""
+        """Return the figures by name; the core prefixes them with `eval_`.
+
+        One more method is used where it is there: `details() -> Values`, JSON values that say more than figures do, for
+        `hfx eval`: `labels`, and by it `confusion` (a row for each true label) and figures of each label.
+        """
 
 
 class Task(Protocol):

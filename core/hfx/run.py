@@ -161,7 +161,7 @@ class Run(Parts):
 
     def evaluate(self) -> dict[str, float]:
         """Evaluate, log it, tell the listeners, and return the figures; `{}` without evaluation rows."""
-        from hfx.loop import evaluate
+        from hfx.evaluation import evaluate
 
         before, self._evaluated_at = self._evaluated_at, self.step
         if not self.has_eval:

@@ -74,6 +74,18 @@ class ArrowTable:
         batch, local = self._batches[at], int(index - self._starts[at])
         return {name: _value(batch.column(name), local) for name in self.meta["task_columns"]}
 
+    def widths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the length of each example's longest list, `(len,)`; its positions where it has no list."""
+        parts: list[np.ndarray[Any, Any]] = []
+        for batch in self._batches:
+            widest = as_array(batch.column("length")).astype(np.int64)
+            for name in self.meta["task_columns"]:
+                column = batch.column(name)
+                if isinstance(column, pa.ListArray):
+                    widest = np.maximum(widest, np.diff(as_array(column.offsets)))
+            parts.append(widest)
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
     def flat(self, name: str, most: int) -> np.ndarray[Any, Any]:
         """Return the values of a column of lists one after another, at most so many, `(<= most,)`."""
         parts: list[np.ndarray[Any, Any]] = []
