@@ -54,6 +54,8 @@ class Job:
     """Name, package and version of every active plugin."""
     micro_batch_size: int | None = None
     """The largest micro-batch, where memory ran out with a larger one; `run.yaml` keeps what was asked for."""
+    judged: dict[str, Any] | None = None
+    """What is evaluated instead of trained, if it is; see `evaluator.py`."""
 
     @classmethod
     def of(cls, run: Run) -> Job:
@@ -72,9 +74,9 @@ class Job:
         config = {key: value for key, value in yaml.safe_load(to_yaml(run.resolved)).items() if key not in _NO_PART}
         # The launcher chose the folder; each process would make up a name of its own.
         config["output"] = str(run.output)
-        if config.get("resume") not in ("never", "auto"):
+        if run.judged is None and config.get("resume") not in ("never", "auto"):
             config["resume"] = "auto"
-        return cls(config, [[a.name, a.distribution, a.version] for a in run.active])
+        return cls(config, [[a.name, a.distribution, a.version] for a in run.active], judged=run.judged)
 
     def write(self, folder: Path) -> None:
         """Write the job where its processes read it."""
@@ -108,6 +110,10 @@ class Job:
         from hfx.api import execute
 
         os.environ.setdefault(LAUNCHED, "0")
+        if self.judged is not None:
+            from hfx import evaluator
+
+            return evaluator.execute(self.resolve(), evaluator.Judged(**self.judged))
         return execute(self.resolve(), micro_batch_size=self.micro_batch_size)
 
 

@@ -242,3 +242,16 @@ class Manager:
             return PluginError(f"{what}; {hint}")
         advice = f"report it to the authors of '{plugin.distribution}'" if plugin and plugin.registered else "mend it"
         return PluginError(f"{what}; {advice}, `--traceback` shows where")
+
+
+def ask_the_policys_plugins(run: Run) -> None:
+    """Refuse what a plugin that the policy activated refuses, where what the others check is about training.
+
+    Raises:
+        IncompatibleError: one does.
+    """
+    run.checking = True
+    for problem in Manager([active for active in run.active if active.origin.kind == "policy"]).check(run=run):
+        if problem.fatal:
+            raise IncompatibleError(problem.message)
+    run.checking = False

@@ -47,6 +47,8 @@ class Run(Parts):
         """Most sequences that a rank computes at once: what the config says, or less once memory ran out."""
         self.smaller: int | None = None
         """What might have fitted where memory ran out: said by a launcher that began again, or to it."""
+        self.judged: dict[str, Any] | None = None
+        """What is evaluated instead of trained; see `evaluator.py`."""
         self.local: dict[str, Any] = {}
         """What plugins hold open, by their names: never saved."""
         self.last_metrics: dict[str, float] = {}

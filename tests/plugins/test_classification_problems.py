@@ -185,7 +185,7 @@ def test_figures_of_several_labels_are_those_of_scikit_learn(rows):
     from sklearn.metrics import accuracy_score, f1_score
 
     true, said = (np.array(rows)[:, at].astype(int) for at in (slice(0, 3), slice(3, 6)))
-    metrics = Sets(3)
+    metrics = Sets(["a", "b", "c"])
     for part in (slice(0, 7), slice(7, None)):
         metrics.update(torch.from_numpy(true[part]), torch.from_numpy(said[part]).float() - 0.5)
     expected = {

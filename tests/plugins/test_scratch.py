@@ -127,6 +127,14 @@ def test_options_that_cannot_be_are_named(options: dict[str, Any], message: str)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "mamba", "opt"])
+def test_options_that_mean_nothing_to_an_architecture_may_all_be_written_down_as_a_runs_file_does(
+    architecture: str,
+) -> None:
+    given = Scratch(architecture=architecture, hidden_size=64, layers=1)
+    assert Scratch(**given.model_dump()).hfx_model(TinyRun()).config.vocab_size == 64
+
+
 def test_fewer_positions_than_the_sequences_are_long_are_refused_with_both_numbers() -> None:
     with pytest.raises(ModelError, match=r"32 .* 16 "):
         Scratch(**SIZES, max_positions=16).hfx_model(TinyRun())

@@ -20,6 +20,7 @@ COMMANDS = {
     "data": ("hfx.cli.data", "Prepare data and look at it, without training."),
     "config": ("hfx.cli.config", "Show, describe and validate the config of a run."),
     "plugins": ("hfx.cli.plugins", "List plugins, show one, check one, begin a new one."),
+    "eval": ("hfx.cli.eval", "Say how good a run's checkpoint, or any model, is on some rows."),
     "generate": ("hfx.cli.generate", "Continue a prompt with the model of a run."),
     "export": ("hfx.cli.export", "Write the model of any checkpoint of a run."),
     "doctor": ("hfx.cli.doctor", "Check this machine, and say how to mend what is wrong."),

@@ -122,7 +122,8 @@ def _check_divides(part: str, divisor: int, whole: str, number: int) -> None:
 
 
 def _check_dispensable(option: str, scratch: Scratch) -> None:
-    if option in scratch.model_fields_set:
+    # Not whether it was given: the file of a run gives all options.
+    if getattr(scratch, option) != type(scratch).model_fields[option].default:
         raise ConfigError(
             f"architecture '{scratch.architecture}' has no key for 'scratch.{option}'; "
             "drop the option, or give the architecture's own key in 'scratch.extra'"

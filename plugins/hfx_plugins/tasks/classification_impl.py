@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from hfx import ColumnType, Drop, Example, Row
-from hfx.errors import ConfigError, ModelError, PluginError
+from hfx.errors import ConfigError, DataError, ModelError, PluginError
 from hfx_plugins.tasks.label_figures_impl import Confusion, Deviations, Sets
 from hfx_plugins.tasks.problems_impl import Problem, found, hot_of, problem_of, read
 from hfx_plugins.tasks.text_impl import Joined, alone, encode_all, joined, shares, string, text_column
@@ -104,11 +104,12 @@ class ClassificationTask:
         Raises:
             DataError: the texts' columns are not clear, or the labels make no problem.
         """
-        label = self.options["label"]
+        label, names = self.options["label"], self.options["names"]
         rest = iter(rows)
         first = next(rest, None)
-        facts = found([] if first is None else chain([first], rest), label, self.options["problem"])
-        assert first is not None  # no row has no label, which was refused
+        facts = found([] if first is None else chain([first], rest), label, self.options["problem"], names)
+        if first is None:
+            raise DataError("there are no rows to learn labels from")
         facts["texts"] = text_columns(first, self.options["text"], label)
         problem_of(facts, self.options)
         return facts

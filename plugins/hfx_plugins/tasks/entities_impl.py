@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,34 +39,41 @@ def entities(labels: Sequence[str]) -> list[Entity]:
 
 
 class Found:
-    """Right words and all words; entities that are right, that were predicted, and that there are: `(5,)`."""
+    """Right words and all words, then for each kind of entity those found, predicted and there: `(1 + kinds, 3)`."""
 
     def __init__(self, names: Sequence[str]) -> None:
         import torch
 
-        self.state: Tensor = torch.zeros(5, dtype=torch.float64)
         self._names = names
-        self._entities = are_entities(names)
+        self._kinds = sorted({name[2:] for name in names if name != "O"}) if are_entities(names) else []
+        self.state: Tensor = torch.zeros(1 + len(self._kinds), 3, dtype=torch.float64)
 
     def update(self, labels: Sequence[int], predicted: Sequence[int]) -> None:
         """Count the words of one example, by the numbers of their labels."""
         import torch
 
         right = sum(label == other for label, other in zip(labels, predicted, strict=True))
-        counts = [right, len(labels), 0, 0, 0]
-        if self._entities:
+        counts = [[right, len(labels), 0]]
+        if self._kinds:
             ours, theirs = (set(entities([self._names[at] for at in each])) for each in (predicted, labels))
-            counts[2:] = [len(ours & theirs), len(ours), len(theirs)]
+            told = [Counter(kind for kind, _, _ in each) for each in (ours & theirs, ours, theirs)]
+            counts += [[each[kind] for each in told] for kind in self._kinds]
         self.state += torch.tensor(counts, dtype=torch.float64)
 
     def compute(self) -> dict[str, float]:
         """Return the figures; nothing without words, and nothing of entities where labels tell of none."""
-        right, words, found, predicted, there = self.state.tolist()
+        right, words, _ = self.state[0].tolist()
         if not words:
             return {}
-        figures = {"accuracy": right / words}
-        if self._entities:
-            precision, recall = found / max(1, predicted), found / max(1, there)
-            both = precision + recall
-            figures |= {"precision": precision, "recall": recall, "f1": 2 * precision * recall / both if both else 0.0}
-        return figures
+        return {"accuracy": right / words} | (_scores(*self.state[1:].sum(0).tolist()) if self._kinds else {})
+
+    def details(self) -> dict[str, Any]:
+        """Return the figures of each kind of entity, and how many there are."""
+        told = zip(self._kinds, self.state[1:].tolist(), strict=True)
+        return {"by_label": {kind: {**_scores(*counts), "entities": counts[2]} for kind, counts in told}}
+
+
+def _scores(found: float, predicted: float, there: float) -> dict[str, float]:
+    precision, recall = found / max(1, predicted), found / max(1, there)
+    both = precision + recall
+    return {"precision": precision, "recall": recall, "f1": 2 * precision * recall / both if both else 0.0}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,8 +17,9 @@ _ROUNDING = 1e-12
 class Confusion:
     """How often each label was taken for each: `state[label, prediction]`."""
 
-    def __init__(self, labels: int) -> None:
-        self.state: Tensor = torch.zeros(labels, labels, dtype=torch.float64)
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self.state: Tensor = torch.zeros(len(names), len(names), dtype=torch.float64)
 
     def update(self, labels: Tensor, logits: Tensor) -> None:
         """Count a batch: labels `(batch,)`, logits `(batch, labels)`."""
@@ -35,6 +37,16 @@ class Confusion:
         f1 = 2 * right[occurs] / (true + predicted)[occurs]
         return {"accuracy": float(right.sum() / total), "macro_f1": float(f1.mean())}
 
+    def details(self) -> dict[str, Any]:
+        """Return the labels, how often each was taken for each, and the figures of each."""
+        found, there, predicted = self.state.diagonal(), self.state.sum(1), self.state.sum(0)
+        counts = torch.stack([found, predicted, there], -1).tolist()
+        return {
+            "labels": list(self._names),
+            "confusion": self.state.long().tolist(),
+            "by_label": {name: _scores(*each) for name, each in zip(self._names, counts, strict=True)},
+        }
+
 
 class Sets:
     """How often each of several labels was found, missed and made up; `state` is `(labels + 1, 3)`.
@@ -43,8 +55,9 @@ class Sets:
     zero, which is a probability above a half.
     """
 
-    def __init__(self, labels: int) -> None:
-        self.state: Tensor = torch.zeros(labels + 1, 3, dtype=torch.float64)
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self.state: Tensor = torch.zeros(len(names) + 1, 3, dtype=torch.float64)
 
     def update(self, hot: Tensor, logits: Tensor) -> None:
         """Count a batch: 1 where a row has a label, `(batch, labels)`, and logits of that shape."""
@@ -64,6 +77,13 @@ class Sets:
         f1 = torch.where(each > 0, 2 * found / each.clamp(min=1), 0.0)
         micro = float(2 * found.sum() / each.sum()) if each.sum() > 0 else 0.0
         return {"micro_f1": micro, "macro_f1": float(f1.mean()), "exact_match": exact / rows}
+
+    def details(self) -> dict[str, Any]:
+        """Return the labels, and the figures of each."""
+        found, missed, made_up = self.state[:-1].unbind(-1)
+        counts = torch.stack([found, found + made_up, found + missed], -1).tolist()
+        by_label = {name: _scores(*each) for name, each in zip(self._names, counts, strict=True)}
+        return {"labels": list(self._names), "by_label": by_label}
 
 
 class Deviations:
@@ -92,3 +112,13 @@ class Deviations:
         if vary and vary_p:
             figures["pearson"] = (yp - y * p / n) / math.sqrt(spread * spread_p)
         return figures
+
+
+def _scores(found: float, predicted: float, there: float) -> dict[str, float]:
+    """Return precision, recall and F1 of a label, 0 where nothing was found, and how many rows have it."""
+    return {
+        "precision": found / max(1.0, predicted),
+        "recall": found / max(1.0, there),
+        "f1": 2 * found / max(1.0, predicted + there),
+        "rows": there,
+    }

@@ -79,7 +79,7 @@ class SingleLabel:
 
     def metrics(self) -> Metrics:
         """Return the confusion of labels, at zero."""
-        return Confusion(len(self.labels))
+        return Confusion(self.names)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class MultiLabel:
 
     def metrics(self) -> Metrics:
         """Return the counts of each label, at zero."""
-        return Sets(len(self.labels))
+        return Sets(self.names)
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,10 @@ def named(names: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def found(rows: Iterable[Row], label: str, wanted: str | None) -> Values:
+def found(rows: Iterable[Row], label: str, wanted: str | None, names: list[str]) -> Values:
     """Return which problem the labels of some rows are, the labels sorted, and how often each occurs.
+
+    Where the labels' names are given, the rows need not have all of them.
 
     Raises:
         DataError: there are too many to be classes, fewer than two, or kinds that do not go together.
@@ -192,7 +194,7 @@ def found(rows: Iterable[Row], label: str, wanted: str | None) -> Values:
     if problem == "regression":
         _check_numbers(first, label)
         return {"problem": problem, "labels": [], "counts": [], "rows": total}
-    labels = _sorted(first, label)
+    labels = _sorted(first, label, 0 if names else 2)
     return {"problem": problem, "labels": labels, "counts": [counts[one] for one in labels], "rows": total}
 
 
@@ -257,7 +259,7 @@ def _scalar(value: Any, row: Row, column: str) -> Label | float:
     raise DataError(f"{row.place}: the label in '{column}' is {kind}; it has to be a name, a number or a list of them")
 
 
-def _sorted(first: dict[Label, Row], column: str) -> list[Label]:
+def _sorted(first: dict[Label, Row], column: str, least: int) -> list[Label]:
     numbers = sorted(label for label in first if isinstance(label, int))
     texts = sorted(label for label in first if isinstance(label, str))
     if numbers and texts:
@@ -265,7 +267,7 @@ def _sorted(first: dict[Label, Row], column: str) -> list[Label]:
             f"the column '{column}' holds numbers and names: {numbers[0]} in {first[numbers[0]].place},"
             f" '{texts[0]}' in {first[texts[0]].place}; write all of them as names"
         )
-    if len(first) < 2:
+    if len(first) < least:
         what = f"one label only: '{next(iter(first))}'" if first else "no label"
         raise DataError(f"the column '{column}' holds {what}; there is nothing to tell apart")
     return [*numbers, *texts]
@@ -300,12 +302,18 @@ def _with_names(labels: list[Label], names: list[str]) -> tuple[tuple[Label, ...
     """Return the labels and their names: those given are of the numbers from 0 on, or put the names in this order."""
     if not names:
         return tuple(labels), tuple(str(label) for label in labels)
-    if isinstance(labels[0], str):
+    if all(name.removeprefix("-").isdecimal() for name in names) and all(isinstance(one, int) for one in labels):
+        given = {int(name): name for name in names}  # as a model says of labels that were numbers
+        unknown = next((label for label in labels if label not in given), None)
+        if unknown is not None:
+            raise ConfigError(f"the label {unknown} is none of 'classification.names'")
+        return tuple(given), tuple(given.values())
+    if labels and isinstance(labels[0], str):
         missing = next((label for label in labels if label not in names), None)
         if missing is not None:
             raise ConfigError(f"the label '{missing}' is none of 'classification.names'")
         return tuple(names), tuple(names)
-    if int(labels[0]) < 0 or int(labels[-1]) >= len(names):
+    if labels and (int(labels[0]) < 0 or int(labels[-1]) >= len(names)):
         unnamed = labels[0] if int(labels[0]) < 0 else labels[-1]
         raise ConfigError(f"the label {unnamed} has no name among the {len(names)} of 'classification.names'")
     return tuple(range(len(names))), tuple(names)
