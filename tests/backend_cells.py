@@ -142,6 +142,7 @@ CELLS: dict[str, Cell] = {
     "sequential": Cell({"sequential": {}, "inverse_sqrt": {}}),
     "best": Cell({"best": {}, "early_stopping": {"patience": 1}}),
     "one_cycle": _one("one_cycle"),
+    "samples": _one("samples", {"prompts": ["the order"], "max_new_tokens": 4}),
     "monitor": _one("monitor", {"rate": 1e12}),
     "profile": _one("profile", {"start": 2, "steps": 1}),
     "tensorboard": _one("tensorboard", needs="tensorboard"),

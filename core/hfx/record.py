@@ -76,13 +76,17 @@ def _replace(path: Path, lines: list[str]) -> None:
     partial.replace(path)
 
 
+_OF_EVALUATIONS = ("sample",)
+"""Events of an evaluation, made again with it."""
+
+
 def _place(line: str) -> tuple[float, bool]:
-    """Return a line's step, and whether it is an evaluation, which comes after the step.
+    """Return a line's step, and whether it is an evaluation or of one, which comes after the step.
 
     A torn one, the last of a killed run, belongs behind every step.
     """
     try:
         figures = json.loads(line)
-        return float(figures["step"]), "eval_loss" in figures
+        return float(figures["step"]), "eval_loss" in figures or figures.get("event") in _OF_EVALUATIONS
     except ValueError:
         return float("inf"), False

@@ -125,6 +125,7 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "bf16": [{}, {"pure": True}, {"pure": True, "rounding": "stochastic"}],
     "fp16": [{}, {"init_scale": 2.0**20, "growth_interval": 1}],
     "fp8": [{"emulate": True}, {"emulate": True, "recipe": "rowwise", "skip": ["*.layers.0"]}],
+    "samples": [{"prompts": ["the quick"], "max_new_tokens": 4, "temperature": 0.5}],
     "tensorboard": [{}, {"dir": str(KIT / "board")}],
     "trackio": [{"dir": str(KIT / "trackio")}],
     "wandb": [{"mode": "offline"}],
@@ -141,6 +142,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "schedule_free": {"plugins": {"constant": {}}},
     "optimizer_in_backward": {"max_grad_norm": None},
     "best": {"eval_every": 3},
+    "samples": {"eval_every": 3},
     "early_stopping": {"eval_every": 3},
 }
 """Config of a plugin that refuses the defaults beside it."""

@@ -1,0 +1,86 @@
+"""Texts that a model in training writes, one prompt after the other."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jinja2.exceptions import TemplateError
+
+from hfx import redacted
+from hfx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hfx import Run
+    from hfx_plugins.tracking.samples import Samples
+
+SHOWN = 300
+"""Characters of a text that are printed."""
+
+
+def write(run: Run, options: Samples) -> None:
+    """Let the model go on with each prompt, write down what it says and print it."""
+    chats = run.resolved.roles["task"].plugin == "chat"
+    for prompt in options.prompts:
+        with (
+            torch.no_grad(),
+            _evaluating(run),
+            torch.random.fork_rng(),
+            warnings.catch_warnings(action="ignore"),
+        ):
+            torch.manual_seed(run.config.seed + run.step)
+            text = _text(run, _ids(run.tokenizer, prompt, chats), options)
+        line = redacted({"step": run.step, "event": "sample", "prompt": prompt, "text": text})
+        run.log(line)
+        shown = text if len(text) <= SHOWN else text[:SHOWN] + " ..."
+        print(f"hfx: sample at step {run.step}: {line['prompt']!r} -> {shown!r}", file=sys.stderr, flush=True)
+
+
+def _text(run: Run, ids: list[int], options: Samples) -> str:
+    model: Any = run.model
+    given = torch.tensor([ids], device=run.device)
+    drawn = {"do_sample": True, "temperature": options.temperature} if options.temperature else {"do_sample": False}
+    pad, end = run.tokenizer.pad_token_id, run.tokenizer.eos_token_id
+    with run.precision.autocast():
+        written = model.generate(
+            input_ids=given, attention_mask=torch.ones_like(given), max_new_tokens=options.max_new_tokens,
+            pad_token_id=end if pad is None else pad, eos_token_id=end, **drawn,
+        )  # fmt: skip
+    new = written[0] if model.config.is_encoder_decoder else written[0, len(ids) :]
+    return str(run.tokenizer.decode(new, skip_special_tokens=True))
+
+
+def _ids(tokenizer: Any, prompt: str, chats: bool) -> list[int]:
+    """Return the tokens of a prompt, in a chat those of what a user says.
+
+    Raises:
+        ConfigError: it has none, or the chat template does not take it.
+    """
+    said = [{"role": "user", "content": prompt}]
+    try:
+        ids: list[int] = (
+            tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False)
+            if chats
+            else tokenizer(prompt)["input_ids"]
+        )
+    except TemplateError as error:
+        raise ConfigError(f"the chat template does not take '{prompt}' of 'samples.prompts': {error}") from error
+    if not ids:
+        raise ConfigError(f"'{prompt}' of 'samples.prompts' has no tokens; give some text")
+    return ids
+
+
+@contextmanager
+def _evaluating(run: Run) -> Iterator[None]:
+    """Let the model be as in an evaluation, and what it draws depend on seed and step alone."""
+    run.module.eval()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(run.config.seed + run.step)
+            yield
+    finally:
+        run.module.train()
