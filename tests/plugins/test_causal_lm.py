@@ -68,6 +68,40 @@ def drawn(example, made):
     return made.draw({name: np.asarray(value) for name, value in example.values.items()}, np.random.default_rng(0))
 
 
+@settings(deadline=None)
+@given(st.integers(1, 60), st.integers(3, 12), st.booleans())
+def test_rolling_parts_predict_every_token_of_a_text_once_in_order(count, seq_length, append_eos):
+    made = task(seq_length, make_tokenizer(), overflow="rolling", append_eos=append_eos)
+    examples = made.examples(row(text=words(count)))
+    whole = [EOS, *(index % 40 for index in range(count)), *([EOS] if append_eos else [])]
+    predicted = []
+    for example in examples:
+        held, labels = example.values["input_ids"], drawn(example, made)["labels"]
+        assert len(held) <= seq_length
+        assert example.units == int((labels >= 0).sum())
+        at = next(at for at, label in enumerate(labels) if label >= 0)
+        assert held[at - 1] == whole[len(predicted)]  # each is predicted behind the token before it
+        predicted += [int(label) for label in labels if label >= 0]
+    assert predicted == whole[1:]
+    assert all(len(example.values["input_ids"]) == min(seq_length, len(whole)) for example in examples)
+
+
+def test_rolling_parts_begin_with_the_token_that_the_tokenizer_begins_with():
+    own = make_tokenizer(template="<s> $A")
+    assert ids(task(8, own, overflow="rolling").examples(row(text=words(2)))) == [[BOS, 0, 1, EOS]]
+    named = make_tokenizer()
+    named.bos_token = "<s>"
+    assert ids(task(8, named, overflow="rolling").examples(row(text=words(2)))) == [[BOS, 0, 1, EOS]]
+    with pytest.raises(ModelError, match="no first and no end token"):
+        task(8, make_tokenizer(eos=None), overflow="rolling", append_eos=False)
+
+
+def test_rolling_parts_of_rows_with_a_prompt_are_refused():
+    made = CausalLM(overflow="rolling", prompt="asked")
+    assert ["predicts every token" in problem.message for problem in made.hfx_check(Prepared())] == [True]
+    assert list(CausalLM(overflow="rolling").hfx_check(Prepared())) == []
+
+
 # ── cutting ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -78,7 +78,12 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "exact_dedup": [{}, {"lowercase": True, "collapse_whitespace": False}],
     "near_dedup": [{}, {"threshold": 0.8, "ngram": 3}],
     "bpe": [{}, {"vocab_size": 270}],
-    "causal_lm": [{}, {"overflow": "truncate", "side": "left"}, {"append_eos": False, "overflow": "drop"}],
+    "causal_lm": [
+        {},
+        {"overflow": "rolling"},
+        {"overflow": "truncate", "side": "left"},
+        {"append_eos": False, "overflow": "drop"},
+    ],
     "classification": [
         {"side": "left"},
         {"text": ["text", "label"], "class_weights": "balanced", "label_smoothing": 0.1},

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from hfx import Plugin, hookimpl
+from hfx import Plugin, Problem, hookimpl
 
 if TYPE_CHECKING:
     from hfx import Run, Task
@@ -21,12 +22,23 @@ class CausalLM(Plugin):
     """A column that comes before the text and carries no loss."""
     append_eos: bool = True
     """End every row with the tokenizer's end token, which is learned."""
-    overflow: Literal["split", "truncate", "drop"] = "split"
-    """A row longer than `seq_length`: cut into parts without overlap, cut off, or left out."""
+    overflow: Literal["split", "rolling", "truncate", "drop"] = "split"
+    """A row longer than `seq_length`: cut into parts without overlap, cut off, or left out; or `rolling`, as perplexity
+    is measured: every token of a text is predicted once, the first behind the tokenizer's first or end token, that of
+    a later part behind the token before it, and the last part reaches back as far as it has room."""
     side: Literal["left", "right"] = "right"
     """The side that `truncate` cuts off: `right` keeps the beginning."""
     min_length: int = Field(default=1, ge=1)
     """Parts with fewer tokens are left out."""
+
+    @hookimpl
+    def hfx_check(self, run: Run) -> Iterator[Problem]:
+        """Refuse rolling parts of rows with a prompt, which would not be read with each of them."""
+        if self.overflow == "rolling" and self.prompt:
+            yield Problem(
+                "'causal_lm.overflow' is 'rolling', which predicts every token of a row, and 'causal_lm.prompt' says "
+                "that some carry no loss; drop '--causal-lm.prompt', or take '--causal-lm.overflow split'"
+            )
 
     @hookimpl
     def hfx_task(self, run: Run) -> Task:

@@ -66,6 +66,9 @@ class CausalLMTask(NextToken):
     def _parts(self, text: list[int], prompt: list[int], end: list[int]) -> list[Example] | Drop:
         if not text:
             return Drop("empty")
+        if self.overflow == "rolling":
+            rolled = _rolled([*self.prefix, *text, *end], self.seq_length)
+            return [part for part in rolled if part.length >= self.min_length] or Drop("too_short")
         ids = [*self.prefix, *prompt, *text, *end]
         parts = self._cut(ids, len(self.prefix) + len(prompt) if self.prompt else 0)
         if isinstance(parts, Drop):
@@ -100,6 +103,20 @@ class CausalLMTask(NextToken):
         return [_example([*ids[:kept], *ids[kept + gone :]], hidden, truncated=True)]
 
 
+def _rolled(ids: list[int], size: int) -> list[Example]:
+    """Return parts in which each token but the first is predicted once; a part goes on where the one before ended.
+
+    The last one is as long as the others, of which its tokens may be read again.
+    """
+    parts, done = [], 1
+    while done < len(ids):
+        stop = min(done - 1 + size, len(ids))
+        start = max(0, stop - size)
+        parts.append(_example(ids[start:stop], done - start))
+        done = stop
+    return parts
+
+
 def _example(ids: list[int], unlabelled: int, truncated: bool = False) -> Example:
     hidden = min(len(ids), max(0, unlabelled))
     return Example({"input_ids": ids, "unlabelled": hidden}, len(ids), len(ids) - max(1, hidden), truncated)
@@ -115,6 +132,11 @@ def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: dict[str
     if options["append_eos"] and tokenizer.eos_token_id is None:
         raise ModelError("the tokenizer has no end token; give one that has, or --causal_lm.append_eos false")
     prefix, _ = frame(tokenizer)
+    if options["overflow"] == "rolling" and not prefix:
+        first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        if first is None:
+            raise ModelError("the tokenizer has no first and no end token, and 'rolling' begins with one; give another")
+        prefix = (int(first),)
     if seq_length < len(prefix) + 2:
         raise ConfigError(f"'seq_length' {seq_length} leaves nothing to predict; give {len(prefix) + 2} or more")
     return CausalLMTask(tokenizer, seq_length, prefix, **options)
