@@ -20,6 +20,7 @@ from hfx.launch import LAUNCHED, STOP_SIGNALS, stopping_on_signals, world_from
 from hfx.preload import preloaded
 from hfx.quiet import quieten
 from hfx.resume import RUN_FILE, checkpoint_of, config_of, output_of
+from hfx.status import STATUS_FILE, telling_status
 
 REPORT_FILE = "data_report.json"
 
@@ -169,6 +170,12 @@ def _train(run: Run) -> RunResult:
         _write_run_file(run)
         _write_report(run)
         print("\n".join(lines), file=sys.stderr, flush=True)
+    with telling_status(run):
+        return _to_the_end(run, begins=not found)
+
+
+def _to_the_end(run: Run, begins: bool) -> RunResult:
+    """Train, and export the model, but after a signal."""
     follow(run)
     try:
         with stopping_on_signals(run):
@@ -176,7 +183,7 @@ def _train(run: Run) -> RunResult:
             run.finish_saving()
     except (HfxError, RuntimeError, MemoryError) as error:
         named = isinstance(error, HfxError) or ran_out(error)
-        if named and run.world.is_main and not found and run.step == 0:
+        if named and run.world.is_main and begins and run.step == 0:
             _take_back(run)
         raise
     run.at("the export")
@@ -203,7 +210,7 @@ def _place_of_model(run: Run) -> Path:
 
 def _take_back(run: Run) -> None:
     """Remove what was written of a run that ended before its first step, so that it can be begun again."""
-    for name in (RUN_FILE, REPORT_FILE, "metrics.jsonl"):  # the last may have events, and no step
+    for name in (RUN_FILE, REPORT_FILE, STATUS_FILE, "metrics.jsonl"):  # the last may have events, and no step
         (run.output / name).unlink(missing_ok=True)
     if {file.name for file in run.output.iterdir()} <= NO_RUN:
         shutil.rmtree(run.output)

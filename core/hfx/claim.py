@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,9 @@ from hfx.errors import StorageError
 
 LOCK_FILE = ".lock"
 LOGS = "logs"
+_PATIENCE = 0.5
+"""Seconds to wait for the claim: whoever looks whether a run is alive has it for a moment."""
+_HELD = {errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK}
 NO_RUN = frozenset({LOCK_FILE, LOGS})
 """What a folder may hold that holds no run: it is there before the run is checked."""
 
@@ -24,9 +29,9 @@ def claimed(output: Path) -> Iterator[None]:
         StorageError: another process is training there.
     """
     output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / LOCK_FILE, timeout=0)
+    lock = FileLock(output / LOCK_FILE)
     try:
-        lock.acquire()
+        lock.acquire(timeout=_PATIENCE, poll_interval=0.02)
     except Timeout:
         raise StorageError(
             f"another process is training in '{output}'; wait for it, or choose another '--output'"
@@ -35,3 +40,25 @@ def claimed(output: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()  # the file stays: removing it could take it from under a process that is just opening it
+
+
+def held(output: Path) -> bool | None:
+    """Return whether a live process holds the run directory; None where that cannot be known.
+
+    It needs no right to write. On a file system that passes locks on, the process may be another machine's.
+    """
+    import fcntl
+
+    try:
+        descriptor = os.open(output / LOCK_FILE, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return True if error.errno in _HELD else None
+    finally:
+        os.close(descriptor)
+    return False

@@ -58,6 +58,7 @@ def _of_table(run: Run, table: ArrowTable) -> Values:
     lengths = table.column("length").astype(np.int64)
     whole = _row_lengths(table)
     return {
+        "table": table.fingerprint,  # under which the cache keeps it, and what the task made no example of
         "task": table.meta["counts"],
         "detected": table.meta["marks"],
         "tokens": {"total": int(lengths.sum()), "examples": len(table), "units": int(table.column("units").sum())},

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,6 +56,8 @@ class Job:
     """The largest micro-batch, where memory ran out with a larger one; `run.yaml` keeps what was asked for."""
     judged: dict[str, Any] | None = None
     """What is evaluated instead of trained, if it is; see `evaluator.py`."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """Where each value came from, by path, for whoever looks at the run later."""
 
     @classmethod
     def of(cls, run: Run) -> Job:
@@ -76,7 +78,9 @@ class Job:
         config["output"] = str(run.output)
         if run.judged is None and config.get("resume") not in ("never", "auto"):
             config["resume"] = "auto"
-        return cls(config, [[a.name, a.distribution, a.version] for a in run.active], judged=run.judged)
+        origins = {path: str(origin) for path, origin in run.resolved.origins.items()}
+        plugins = [[a.name, a.distribution, a.version] for a in run.active]
+        return cls(config, plugins, judged=run.judged, origins=origins)
 
     def write(self, folder: Path) -> None:
         """Write the job where its processes read it."""
@@ -103,7 +107,8 @@ class Job:
                     f"the launcher has '{wanted[0]}' of {wanted[1]} {wanted[2]} and this process '{found[0]}' of "
                     f"{found[1]} {found[2]}; install the same packages, and the same policy, everywhere"
                 )
-        return resolved
+        said = {path: replace(o, where=self.origins.get(path, o.where)) for path, o in resolved.origins.items()}
+        return replace(resolved, origins=said)
 
     def run(self) -> RunResult:
         """Run the job as one of its processes; RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT say which."""
