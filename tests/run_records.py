@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +61,8 @@ def write_run(
 def ended(how: str, step: int, why: str | None = None, total: int = 100) -> dict[str, Any]:
     """Return what a run that ended says of itself."""
     return {
-        "begun": "2026-01-02T03:04:05+00:00", "started": "2026-01-02T03:04:05+00:00", "starts": 1, "host": "here",
-        "pid": 1, "ranks": 1, "device": "cpu", "total_steps": total, "origins": {"run.seed": "--seed"},
+        "begun": "2026-01-02T03:04:05+00:00", "started": "2026-01-02T03:04:05+00:00", "starts": 1,
+        "host": platform.node(), "pid": 1, "ranks": 1, "device": "cpu", "total_steps": total,
+        "origins": {"run.seed": "--seed"},
         "ended": {"how": how, "why": why, "step": step, "at": "2026-01-02T03:14:05+00:00"},
     }  # fmt: skip

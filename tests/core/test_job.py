@@ -27,6 +27,8 @@ def test_a_job_is_read_back_and_resolves_to_the_same_run_without_how_it_was_star
     assert resolved.config.nproc == 1
     assert resolved.config.output == tmp_path / "out"
     assert [active.name for active in resolved.plugins] == [name for name, _, _ in again.plugins]
+    assert again.origins == {path: str(origin) for path, origin in resolved.origins.items()}
+    assert (again.origins["run.seed"], again.origins["run.batch_size"]) == ("seed", "default")
 
 
 def test_other_versions_of_its_plugins_are_refused(tmp_path: Path) -> None:

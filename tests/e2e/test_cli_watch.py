@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import time
@@ -66,6 +67,7 @@ def test_a_real_run_is_followed_to_its_end(seen: Path) -> None:
         assert "stopped at step" in rest.splitlines()[-1]
         assert "(SIGTERM)" in rest.splitlines()[-1]
         assert (watched.returncode, errors) == (0, "")
+    shutil.rmtree(seen / "runs" / "watched")
 
 
 @pytest.mark.parametrize(("name", "code"), [("done", 0), ("stopped", 0), ("killed", 1), ("diverged", 1)])

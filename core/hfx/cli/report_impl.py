@@ -46,13 +46,15 @@ def page(paths: list[Path]) -> str:
     for at, found in enumerate(events):
         charts.mark(at, [event["step"] for event in found if event["step"] is not None][:_MOST_MARKS])
     script, elements = charts.embedded()
+    config, data = _config(told), _data(told)
+    # Last, when every file was looked at and is known to be sound or not.
     runs = [run_values(at, one, found) for at, (one, found) in enumerate(zip(told, events, strict=True))]
     context = {
         "title": ", ".join(names) if len(names) <= 3 else f"{len(names)} runs",
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "runs": runs,
-        "config": _config(told),
-        "data": _data(told),
+        "config": config,
+        "data": data,
         "titles": charts.titles,
         "sections": _sections(list(charts.titles)),
         "events": [event | {"run": at} for at, found in enumerate(events) for event in found],

@@ -233,4 +233,5 @@ def _event(line: Line) -> str:
 
 def _flat(text: str) -> str:
     """Return a text on one line, without secrets and without what would steer a terminal."""
-    return "".join(sign for sign in redacted(" ".join(text.split())) if sign.isprintable())
+    signs = redacted(text)
+    return "".join(sign if sign.isprintable() else " " if sign.isspace() else "" for sign in signs)
