@@ -99,7 +99,7 @@ class RunFolder:
         """Package and version by plugin, as the head of `run.yaml` has them."""
         try:
             with (self.path / RUN_FILE).open(encoding="utf-8", errors="replace") as file:
-                return dict(match.groups() for line in file if (match := _PLUGIN.match(line)))
+                return {match[1]: match[2] for line in file if (match := _PLUGIN.match(line))}
         except OSError:
             return {}  # `config` names what is wrong with the file
 

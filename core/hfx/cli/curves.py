@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def smoothed(values: Numbers, span: float) -> Numbers:
     result = np.full(len(values), np.nan)
     average = weight = 0.0
     for at, value in enumerate(values.tolist()):
-        if np.isfinite(value):
+        if math.isfinite(value):
             average = keep * average + (1 - keep) * value
             weight = keep * weight + (1 - keep)
             result[at] = average / weight

@@ -38,7 +38,10 @@
     const wait = setInterval(() => {
       if (!plots().length) return;
       clearInterval(wait);
-      for (const plot of plots()) for (const tool of plot.toolbar.tools) if (tool.type === "BoxZoomTool") tool.active = false;
+      for (const plot of plots()) {
+        plot.toolbar.autohide = false;
+        for (const tool of plot.toolbar.tools) if (tool.type === "BoxZoomTool") tool.active = false;
+      }
     }, 100);
     setTimeout(() => clearInterval(wait), 10000);
   }

@@ -122,9 +122,7 @@ class Charts:
             values[~np.isfinite(values)] = np.nan
             if not len(values) or np.isnan(values).all():
                 continue
-            source = _source(
-                run, {"x": np.array([float(line["step"]) for line in lines]), "smooth": values, "y": values}
-            )
+            source = _source({"x": np.array([float(line["step"]) for line in lines]), "y": values})
             color, tags = COLORS[at % len(COLORS)], [at]
             plot.line("x", "y", source=source, color=color, line_width=1.8, tags=tags)
             points = plot.scatter("x", "y", source=source, color=color, size=6, tags=tags, name=run.name)
@@ -147,8 +145,7 @@ class Charts:
         top = plot.line("x", names[0], source=source, line_alpha=0, tags=tags)
         tips = [("step", "@x{0,0}"), *((PARTS[name][0], f"@{name}{{0,0.000}} s") for name in names)]
         plot.add_tools(HoverTool(renderers=[top], tooltips=tips, mode="vline", line_policy="nearest"))
-        if planned := run.plan.get("seconds_per_step"):
-            plot.add_layout(_planned(float(planned)))
+        self._planned(plot, 0, run.plan.get("seconds_per_step"))
         self._keep("time", plot, title)
 
     def memory(self, title: str) -> None:
@@ -156,9 +153,15 @@ class Charts:
         self.curve("memory_bytes", title, scale=2.0**-30, form="0,0.00")
         if plot := self.found.get("memory_bytes"):
             plot.y_range.start = 0
-            for run in self.runs:
-                if peak := run.plan.get("peak_bytes"):
-                    plot.add_layout(_planned(peak / 2**30))
+            for at, run in enumerate(self.runs):
+                self._planned(plot, at, run.plan.get("peak_bytes", 0) / 2**30)
+
+    def _planned(self, plot: Any, at: int, value: float | None) -> None:
+        """Draw what the plan says; a line, which the chart makes room for, and not a mark."""
+        steps = self.runs[at].steps()
+        if value and len(steps):
+            style = {"line_dash": "dashed", "line_width": 1.5, "color": "#d1495b"}
+            plot.line([steps[0], steps[-1]], [value, value], tags=[at], **style)
 
     # ── what all of them have ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -174,10 +177,7 @@ class Charts:
         plot.toolbar.autohide = True
         plot.y_range.only_visible = True
         plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
-        small = "[" in form or form.endswith("e+0")
-        plot.yaxis.formatter = (
-            BasicTickFormatter(precision="auto") if small else NumeralTickFormatter(format="0,0.[00]")
-        )
+        plot.yaxis.formatter = NumeralTickFormatter(format=form) if form == "0,0" else BasicTickFormatter()
         plot.xaxis.ticker.desired_num_ticks = plot.yaxis.ticker.desired_num_ticks = 5
         for axis in (*plot.xaxis, *plot.yaxis):
             axis.minor_tick_line_color = None
@@ -187,7 +187,7 @@ class Charts:
         return plot
 
     def _hover(self, plot: Any, renderer: Any, form: str, raw: bool) -> None:
-        tips = [("run", "@run"), ("step", "@x{0,0}"), ("value", f"@y{{{form}}}")]
+        tips = [("run", "$name"), ("step", "@x{0,0}"), ("value", f"@y{{{form}}}")]
         tips += [("smoothed", f"@smooth{{{form}}}")] if raw else []
         plot.add_tools(
             HoverTool(renderers=[renderer], tooltips=tips, mode="vline", line_policy="nearest", visible=False)
@@ -205,10 +205,6 @@ class Charts:
                 span = Span(location=step, dimension="height", line_color=color, line_dash="dotted", line_alpha=0.8)
                 span.tags = [run]
                 plot.add_layout(span)
-
-
-def _planned(value: float) -> Span:
-    return Span(location=value, dimension="width", line_color="#d1495b", line_dash="dashed", line_width=1.5)
 
 
 def _source(columns: dict[str, Numbers]) -> ColumnDataSource:
