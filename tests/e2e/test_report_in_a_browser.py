@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from report_pages import report
 from run_records import ended, step_line, steps, write_run
 from seen_runs import HOSTILE
-from test_cli_report import report
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
