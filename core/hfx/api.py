@@ -143,7 +143,6 @@ def _meet(run: Run) -> None:
 
 
 def _train(run: Run) -> RunResult:
-    from hfx.choice import take_chosen
     from hfx.differences import told
     from hfx.report import before_step_one
     from hfx.state import cut_records
@@ -176,6 +175,8 @@ def _train(run: Run) -> RunResult:
 
 def _to_the_end(run: Run, begins: bool) -> RunResult:
     """Train, and export the model, but after a signal."""
+    from hfx.choice import take_chosen
+
     follow(run)
     try:
         with stopping_on_signals(run):
