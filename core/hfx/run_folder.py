@@ -118,7 +118,7 @@ class RunFolder:
         """Return how the run stands now."""
         if held(self.path) or self._alive_elsewhere():
             return Standing("running")
-        ended = self.status.get("ended")
+        ended: Any = self.status.get("ended")
         if _mapping(ended) and isinstance(ended.get("how"), str):
             why, step = ended.get("why"), ended.get("step")
             return Standing(ended["how"], str(why) if why else None, step if isinstance(step, int) else None)

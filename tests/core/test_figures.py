@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfx.cli.curves import means, smoothed, stretches, thinned
@@ -55,6 +55,7 @@ def test_a_torn_last_line_is_left_out_and_a_damaged_one_counted(tmp_path: Path) 
     assert found.damaged == 4
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_line_makes_the_reader_fail(text: bytes) -> None:
     found = line_of(text)
@@ -110,6 +111,7 @@ def test_a_follower_notices_a_cut_though_the_file_grew_past_its_place_again(tmp_
     assert [line["step"] for line in lines] == list(range(1, 35))
 
 
+@settings(deadline=None, max_examples=40)  # each cut waits for the disk
 @given(st.lists(st.one_of(st.integers(1, 5), st.integers(-8, -1)), max_size=20))
 def test_a_follower_knows_what_the_file_holds_whatever_happens_to_it(changes: list[int]) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -131,6 +133,7 @@ def test_a_follower_knows_what_the_file_holds_whatever_happens_to_it(changes: li
 # ── curves ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@settings(deadline=None)
 @given(LOSSES, st.integers(4, 60))
 def test_a_thinned_curve_is_short_and_keeps_its_extremes_and_ends(losses: list[float], most: int) -> None:
     values = np.array(losses)
@@ -154,6 +157,7 @@ def test_a_gap_longer_than_a_stretch_stays_one() -> None:
     assert np.isnan(values[thinned(values, 40)]).any()
 
 
+@settings(deadline=None)
 @given(LOSSES, st.floats(1, 50))
 def test_an_average_stays_between_the_values_and_has_their_gaps(losses: list[float], span: float) -> None:
     values = np.array(losses)
@@ -171,6 +175,7 @@ def test_an_average_of_a_constant_is_that_constant_from_its_first_value_on() -> 
     np.testing.assert_allclose(smoothed(np.full(50, 3.0), 20), 3.0)
 
 
+@settings(deadline=None)
 @given(LOSSES, st.integers(1, 50))
 def test_means_are_few_and_finite_where_a_value_is(losses: list[float], most: int) -> None:
     found = means(np.array(losses), most)
@@ -178,6 +183,7 @@ def test_means_are_few_and_finite_where_a_value_is(losses: list[float], most: in
     assert np.isfinite(found).any() == np.isfinite(losses).any()
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=60))
 def test_stretches_are_where_the_mask_is_true(mask: list[bool]) -> None:
     again = np.zeros(len(mask), dtype=bool)

@@ -126,7 +126,7 @@ def test_speed_is_that_of_the_last_steps_waiting_included() -> None:
 def test_runs_are_found_below_a_folder_and_none_within_a_run(tmp_path: Path) -> None:
     for name in ("b", "a/one", "a/two", "b/model/within"):
         write_run(tmp_path / name, [])
-    assert [str(run.path.relative_to(tmp_path)) for run in runs_in(tmp_path)] == ["b", "a/one", "a/two"]
+    assert [str(run.path.relative_to(tmp_path)) for run in runs_in(tmp_path)] == ["a/one", "a/two", "b"]
 
 
 def test_only_values_that_differ_are_told_and_options_of_others_only_where_somebody_set_them(tmp_path: Path) -> None:

@@ -25,9 +25,7 @@ def thinned(values: Numbers, most: int) -> NDArray[np.int64]:
         return np.arange(count)
     stretches = (most - 2) // 2
     width = -(-count // stretches)
-    padded = np.full(stretches * width, np.nan)
-    padded[:count] = values
-    padded = padded.reshape(stretches, width)
+    padded = _in_stretches(values, stretches, width)
     gaps = ~np.isfinite(padded)
     starts = np.arange(stretches) * width
     lowest = starts + np.where(gaps, np.inf, padded).argmin(axis=1)
@@ -39,13 +37,18 @@ def thinned(values: Numbers, most: int) -> NDArray[np.int64]:
 def means(values: Numbers, most: int) -> Numbers:
     """Return the means of stretches of a curve, `(<= most,)`; NaN for one without a finite value."""
     width = max(1, -(-len(values) // most))
-    padded = np.full(-(-len(values) // width) * width, np.nan)
-    padded[: len(values)] = values
-    padded = padded.reshape(-1, width)
+    padded = _in_stretches(values, -(-len(values) // width), width)
     finite = np.isfinite(padded)
     counts = finite.sum(axis=1)
     sums = np.where(finite, padded, 0.0).sum(axis=1)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _in_stretches(values: Numbers, stretches: int, width: int) -> Numbers:
+    """Return a curve of `(steps,)` as `(stretches, width)`, NaN behind its end."""
+    padded = np.full(stretches * width, np.nan)
+    padded[: len(values)] = values
+    return padded.reshape(stretches, width)
 
 
 def smoothed(values: Numbers, span: float) -> Numbers:

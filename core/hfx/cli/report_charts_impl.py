@@ -141,7 +141,7 @@ class Charts:
         source = _source({"x": means(run.steps(), most), **parts})
         tags: list[Any] = [0]
         colors = [PARTS[name][1] for name in names]
-        plot.varea_stack(names, x="x", source=source, color=colors, fill_alpha=0.75, tags=tags)
+        plot.varea_stack(names, x="x", source=source, color=colors, fill_alpha=0.75, tags=[tags] * len(names))
         top = plot.line("x", names[0], source=source, line_alpha=0, tags=tags)
         tips = [("step", "@x{0,0}"), *((PARTS[name][0], f"@{name}{{0,0.000}} s") for name in names)]
         plot.add_tools(HoverTool(renderers=[top], tooltips=tips, mode="vline", line_policy="nearest"))
@@ -195,6 +195,8 @@ class Charts:
 
     def _keep(self, key: str, plot: Any, title: str) -> None:
         if plot.renderers:
+            # What never changes stands in the middle of a stretch of its own size, not of -1 to 1.
+            plot.y_range.default_span = _size(plot) or 1.0
             self.found[key], self.titles[key] = plot, title
 
     def mark(self, run: int, steps: list[int]) -> None:
@@ -205,6 +207,13 @@ class Charts:
                 span = Span(location=step, dimension="height", line_color=color, line_dash="dotted", line_alpha=0.8)
                 span.tags = [run]
                 plot.add_layout(span)
+
+
+def _size(plot: Any) -> float:
+    """Return the largest value that a chart shows."""
+    shown = [drawn.data_source.data["y"] for drawn in plot.renderers if "y" in drawn.data_source.data]
+    sizes = [np.abs(np.asarray(values, dtype=np.float64)) for values in shown]
+    return max((float(np.nanmax(values)) for values in sizes if np.isfinite(values).any()), default=0.0)
 
 
 def _source(columns: dict[str, Numbers]) -> ColumnDataSource:
