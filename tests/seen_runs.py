@@ -64,7 +64,9 @@ def training(folder: Path, name: str, *words: str, until: int = 3) -> Iterator[s
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
 
 
 def end(process: subprocess.Popen[str], by: signal.Signals, code: int) -> None:

@@ -42,7 +42,10 @@ def watching(run: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()
 
 
 def until(process: subprocess.Popen[str], wanted: str) -> list[str]:

@@ -10,8 +10,9 @@ import click
 import numpy as np
 
 from hfx.cli.command import traceback_option
-from hfx.cli.data_run import LEDGER, opened, shortened, to_stdout
+from hfx.cli.data_run import LEDGER, opened, shortened
 from hfx.cli.run_command import RunCommand
+from hfx.cli.shown import to_stdout
 from hfx.data_lines import no_example
 from hfx.errors import DataError
 

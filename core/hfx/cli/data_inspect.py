@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hfx.cli.command import traceback_option
-from hfx.cli.data_run import opened, shortened, to_stdout
+from hfx.cli.data_run import opened, shortened
 from hfx.cli.run_command import RunCommand
+from hfx.cli.shown import to_stdout
 from hfx.data_lines import data_summary
 
 if TYPE_CHECKING:

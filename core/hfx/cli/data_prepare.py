@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from hfx.cli.command import traceback_option
-from hfx.cli.data_run import opened, to_stdout
+from hfx.cli.data_run import opened
 from hfx.cli.run_command import RunCommand
+from hfx.cli.shown import to_stdout
 from hfx.errors import ConfigError
 
 EPILOG = """

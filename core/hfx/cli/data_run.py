@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,9 +54,3 @@ def shortened(text: str, most: int = 200) -> str:
     """Return a text on one line, cut where a terminal's reader would stop."""
     flat = text.replace("\n", "\\n")
     return flat if len(flat) <= most else f"{flat[:most]}…"
-
-
-def to_stdout(line: str) -> None:
-    """Print a line; what a text holds that the terminal's encoding lacks is escaped."""
-    encoding = sys.stdout.encoding or "utf-8"
-    click.echo(line.encode(encoding, "backslashreplace").decode(encoding))

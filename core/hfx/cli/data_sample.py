@@ -11,8 +11,9 @@ import click
 import numpy as np
 
 from hfx.cli.command import traceback_option
-from hfx.cli.data_run import opened, shortened, to_stdout
+from hfx.cli.data_run import opened, shortened
 from hfx.cli.run_command import RunCommand
+from hfx.cli.shown import to_stdout
 from hfx.data_lines import task_drops
 
 if TYPE_CHECKING:

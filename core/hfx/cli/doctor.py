@@ -47,7 +47,7 @@ def command(checks: tuple[str, ...], as_json: bool) -> int:
 
 
 def _printed(lines: Iterable[Line]) -> Iterable[Line]:
-    from hfx.cli.data_run import to_stdout
+    from hfx.cli.shown import to_stdout
 
     for line in lines:
         advice = f"; {line.advice}" if line.advice else ""

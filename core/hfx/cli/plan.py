@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hfx.cli.command import traceback_option
-from hfx.cli.data_run import opened, to_stdout
+from hfx.cli.data_run import opened
 from hfx.cli.run_command import RunCommand, arguments
+from hfx.cli.shown import to_stdout
 from hfx.errors import HfxError, UsageError, nearest
 
 if TYPE_CHECKING:

@@ -40,9 +40,7 @@ def command(runs: tuple[Path, ...], output: Path | None) -> None:
     try:
         import bokeh  # noqa: F401
     except ImportError as error:
-        raise HfxError(
-            f"'hfx report' draws with bokeh, which cannot be imported ({error}); pip install 'hfx[report]'"
-        ) from error
+        raise HfxError(f"'hfx report' draws with bokeh ({error}); pip install 'hfx[report]'") from error
     from hfx.cli.report_impl import page
 
     text = page(list(dict.fromkeys(runs)))

@@ -69,7 +69,7 @@ def page(paths: list[Path]) -> str:
         redacted(context),
         charts=drawn_here,
         chart_script=Markup(script),
-        bokeh=Markup(bokeh_script()),
+        bokeh=Markup(bokeh_script() if script else ""),
         style=Markup((here / "report.css").read_text(encoding="utf-8")),
         script=Markup((here / "report.js").read_text(encoding="utf-8")),
     )

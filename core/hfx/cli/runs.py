@@ -13,7 +13,7 @@ import click
 
 from hfx.cli.columns import columns
 from hfx.cli.command import Command, traceback_option
-from hfx.cli.shown import count, figure, option
+from hfx.cli.shown import count, figure, option, to_stdout
 
 if TYPE_CHECKING:
     from hfx.run_folder import RunFolder
@@ -42,7 +42,6 @@ def command(folder: Path, sort: str, as_json: bool) -> None:
     'running': a live process holds the run. 'stopped': it was asked to end, and saved. 'failed': it said why. 'killed':
     it ended without a word. The newest comes first, the lowest loss, the highest speed.
     """
-    from hfx.cli.data_run import to_stdout
     from hfx.errors import ConfigError
     from hfx.redact import redacted
     from hfx.run_folder import differing, runs_in

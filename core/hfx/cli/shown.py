@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
+
+import click
 
 
 def figure(value: Any, form: str = ".4g") -> str:
@@ -69,3 +72,9 @@ def event(line: dict[str, Any]) -> str:
         reached, usual = line.get("reached"), line.get("usual")
         return f"the loss spiked to {figure(reached)}, usual is {figure(usual)} (action: {line.get('action')})"
     return ", ".join(f"{name} {value}" for name, value in line.items() if name not in ("step", "event"))
+
+
+def to_stdout(line: str) -> None:
+    """Print a line; what a text holds that the terminal's encoding lacks is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    click.echo(line.encode(encoding, "backslashreplace").decode(encoding))
