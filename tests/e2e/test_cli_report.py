@@ -139,6 +139,15 @@ def test_communication_of_several_ranks_is_shown(tmp_path: Path) -> None:
     assert "1 10 5 s" in page.text  # rank, steps, seconds
 
 
+def test_what_the_model_wrote_is_shown_newest_first_and_is_no_markup(tmp_path: Path) -> None:
+    told = [{"step": step, "event": "sample", "prompt": "Once", "text": f"<blink>upon {step}"} for step in (4, 8)]
+    run = write_run(tmp_path / "run", [*steps(4), told[0], *steps(4, start=5), told[1]])
+    page = report(tmp_path, run)
+    assert "Step Prompt What the model wrote 8 Once <blink>upon 8 4 Once <blink>upon 4" in " ".join(page.text.split())
+    assert page.tags["blink"] == 0
+    assert "What happened" not in page.text
+
+
 def test_a_plan_that_is_kept_beside_a_run_is_compared_with_it(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", steps(20))
     assert "No plan is kept" in report(tmp_path, run).text

@@ -13,7 +13,7 @@ from hfx.cache import cache_root
 from hfx.cli import shown
 from hfx.cli.report_charts_impl import Drawn, bokeh_script, drawn
 from hfx.cli.report_data_impl import data_of
-from hfx.cli.report_run_impl import Told, events_of, run_values
+from hfx.cli.report_run_impl import Told, events_of, run_values, samples_of
 from hfx.figures import read_figures
 from hfx.redact import hide, redacted
 from hfx.run_folder import RunFolder, differing, number
@@ -57,6 +57,7 @@ def page(paths: list[Path]) -> str:
         "data": data,
         "titles": charts.titles,
         "sections": _sections(list(charts.titles)),
+        "samples": [sample | {"run": at} for at, one in enumerate(told) for sample in samples_of(one)],
         "events": [event | {"run": at} for at, found in enumerate(events) for event in found],
     }
     # Scripts and charts are made here, of numbers and escaped JSON; everything else is escaped by the template.

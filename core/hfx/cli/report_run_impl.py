@@ -16,6 +16,9 @@ from hfx.cli.report_charts_impl import COLORS, PARTS
 from hfx.figures import Figures
 from hfx.run_folder import RunFolder, Standing, number
 
+SAMPLE = "sample"
+"""The event of what a model wrote."""
+_MOST_SAMPLES = 60
 _MOST_EVENTS = 200
 
 
@@ -193,6 +196,8 @@ def events_of(told: Told) -> list[dict[str, Any]]:
     for line in figures.events:
         if line.get("event") == "non_finite" and float(line["step"]) in known:
             continue  # told already, as one stretch
+        if line.get("event") == SAMPLE:
+            continue  # told by themselves
         found.append({"step": int(line["step"]), "kind": str(line["event"]), "text": shown.event(line)})
     for step, lines in told.run.cuts:
         text = f"the record was cut back to step {step}: {lines} lines of steps behind it were made again or undone"
@@ -202,6 +207,15 @@ def events_of(told: Told) -> list[dict[str, Any]]:
         more = len(found) - _MOST_EVENTS
         found = [*found[:_MOST_EVENTS], {"step": None, "kind": "more", "text": f"and {more:,} more"}]
     return found
+
+
+def samples_of(told: Told) -> list[dict[str, Any]]:
+    """Return what the model wrote on its way, the newest first: step, prompt and text."""
+    lines = [line for line in told.figures.events if line.get("event") == SAMPLE][-_MOST_SAMPLES:]
+    return [
+        {"step": int(line["step"]), "prompt": str(line.get("prompt", "")), "text": str(line.get("text", ""))}
+        for line in reversed(lines)
+    ]
 
 
 def _stretch(first: float, last: float, kind: str, what: str) -> dict[str, Any]:

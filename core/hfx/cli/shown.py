@@ -59,6 +59,8 @@ def option(value: Any) -> str:
 def event(line: dict[str, Any]) -> str:
     """Return what an event of `metrics.jsonl` says."""
     kind = line.get("event")
+    if kind == "sample":
+        return f"{line.get('prompt')!r} -> {line.get('text')!r}"
     if kind == "rollback":
         return (
             f"went back from step {line.get('from')} to {line.get('to')}, and on behind {line.get('skipped_batches')} "
