@@ -103,7 +103,7 @@ def _end(run: Run, status: Values, how: str, why: str | None) -> None:
     try:
         _write(run.output, status | {"ended": ended})
     except OSError as error:  # how it ended stays as it is, and is told by what ended it
-        log.warning("cannot write '%s': %s", run.output / STATUS_FILE, error.strerror)
+        log.warning("'%s' does not say how the run ended: %s", run.output / STATUS_FILE, error.strerror)
 
 
 def _write(output: Path, status: dict[str, Any]) -> None:
