@@ -22,7 +22,7 @@ from hfx.halving import with_less
 from hfx.order import GlobalBatch, Sequence
 
 if TYPE_CHECKING:
-    from hfx.protocols import Batch, Metrics, Task, Values
+    from hfx.protocols import Batch, Metrics, StepResult, Task, Values
     from hfx.run import Run
 
 
@@ -91,73 +91,112 @@ class Laps:
         self._last = now
 
 
-def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, Any]:
-    """Run one optimizer step and return its figures, reduced over all ranks.
+class Step:
+    """An optimizer step under way: what each rank computes of it, what ranks agree on, and its figures.
 
-    Args:
-        run: A run whose parts are built.
-        batch: The global batch, of which this rank computes its share.
-        data_seconds: How long the batch was waited for.
+    `train_step` drives it, or another loop does: the micro-batches' gradients, then `agree`, the update and the
+    schedule, then `Run.end_step`.
     """
-    laps = Laps()
-    config, backend, pace = run.config, run.backend, run.pace
-    if pace:
-        pace.begin()
-    units, tokens = units_of(run, batch), batch.tokens
-    total = with_less(run, batch, lambda: _gradients(run, batch, units, laps))
-    run.at("the sum over the ranks")
-    told = torch.tensor([float(total), run.stop_code, run.save_ended], dtype=torch.float64)
-    # The loss stays in front: where in a tensor a number is decides the order in which gloo adds it up.
-    summed = backend.all_reduce(torch.cat([told, pace.row()]) if pace else told)
-    total, stop, saved = summed[:3]
-    if pace:
-        pace.compare(summed[3:])
-    laps.end("sync")
-    lr = max(group["lr"] for group in run.optimizer.param_groups)
-    run.at("the update")
-    result = backend.step(config.max_grad_norm)
+
+    def __init__(self, run: Run, batch: GlobalBatch, data_seconds: float) -> None:
+        """Begin a step.
+
+        Args:
+            run: A run whose parts are built.
+            batch: The global batch, of which this rank computes its share.
+            data_seconds: How long the batch was waited for.
+        """
+        self.laps = Laps()
+        self.run, self.batch, self.start = run, batch, run.position
+        self._waited = data_seconds
+        if run.pace:
+            run.pace.begin()
+        self.units = units_of(run, batch)
+        """What the loss is divided by, over all ranks."""
+        self.total = 0.0
+        """The summed loss over all ranks, once they agreed."""
+        self._stop = self._saved = 0
+        self._lr = 0.0
+
+    def parts(self) -> list[tuple[list[Sequence], float]]:
+        """Return the sequences of this rank's micro-batches, each with its weight.
+
+        All ranks have as many. One without rows has a micro-batch of one sequence with weight zero.
+        """
+        world, most = self.run.world, self.run.micro_batch_size
+        own, every = self.batch.share(world.rank, world.size), self.batch.sequences
+        rounds = math.ceil(math.ceil(len(every) / world.size) / most)
+        cut = [own[micro * most : (micro + 1) * most] for micro in range(rounds)]
+        return [(part, 1.0) if part else (every[:1], 0.0) for part in cut]
+
+    def seed(self, micro: int) -> None:
+        """Seed what the model draws in a micro-batch."""
+        seed_everything(self.run.config.seed, 2, self.run.step, micro, self.run.world.rank)
+
+    def agree(self, total: Tensor) -> None:
+        """Add up this rank's loss, `()`, float64, with those of the others; and who wants to stop, and has saved."""
+        run, pace = self.run, self.run.pace
+        run.at("the sum over the ranks")
+        told = torch.tensor([float(total), run.stop_code, run.save_ended], dtype=torch.float64)
+        # The loss stays in front: where in a tensor a number is decides the order in which gloo adds it up.
+        summed = run.backend.all_reduce(torch.cat([told, pace.row()]) if pace else told)
+        self.total, self._stop, self._saved = float(summed[0]), int(summed[1]), int(summed[2])
+        if pace:
+            pace.compare(summed[3:])
+        self.laps.end("sync")
+        self._lr = float(max(group["lr"] for group in run.optimizer.param_groups))
+        run.at("the update")
+
+    def ended(self, result: StepResult) -> dict[str, Any]:
+        """Take note that the update was made, and return the step's figures, reduced over all ranks."""
+        run, laps = self.run, self.laps
+        laps.end("optimizer")
+        run.advance(self.batch, stop_code=self._stop, saved=self._saved)
+        data_seconds = self._waited + laps.seconds.pop("data")
+        seconds = sum(laps.seconds.values())
+        return {
+            "step": run.step,
+            "epoch": run.epoch,
+            "loss": self.total / self.units,
+            "lr": self._lr,
+            "grad_norm": result.norm,
+            "tokens": self.batch.tokens,
+            "tokens_total": run.tokens_total,
+            "tokens_per_second": self.batch.tokens / (seconds + data_seconds),
+            "step_seconds": seconds,
+            "data_seconds": data_seconds,
+            **{f"{name}_seconds": taken for name, taken in laps.seconds.items()},
+            **(run.pace.figures() if run.pace else {}),
+            "memory_bytes": memory_bytes(run.device),
+        } | ({"skipped": True} if result.skipped else {})
+
+
+def train_step(run: Run, batch: GlobalBatch, data_seconds: float) -> dict[str, Any]:
+    """Run one optimizer step and return its figures, reduced over all ranks; the arguments are those of `Step`."""
+    step = Step(run, batch, data_seconds)
+    step.agree(with_less(run, batch, lambda: _gradients(step)))
+    result = run.backend.step(run.config.max_grad_norm)
     run.schedule.step()
-    laps.end("optimizer")
-    run.advance(batch, stop_code=int(stop), saved=int(saved))
-    data_seconds += laps.seconds.pop("data")
-    seconds = sum(laps.seconds.values())
-    return {
-        "step": run.step,
-        "epoch": run.epoch,
-        "loss": float(total) / units,
-        "lr": float(lr),
-        "grad_norm": result.norm,
-        "tokens": tokens,
-        "tokens_total": run.tokens_total,
-        "tokens_per_second": tokens / (seconds + data_seconds),
-        "step_seconds": seconds,
-        "data_seconds": data_seconds,
-        **{f"{name}_seconds": taken for name, taken in laps.seconds.items()},
-        **(pace.figures() if pace else {}),
-        "memory_bytes": memory_bytes(run.device),
-    } | ({"skipped": True} if result.skipped else {})
+    return step.ended(result)
 
 
-def _gradients(run: Run, batch: GlobalBatch, units: int, laps: Laps) -> Tensor:
+def _gradients(step: Step) -> Tensor:
     """Add this rank's gradients of a step in the backend, micro-batch by micro-batch, and return its loss, `()`."""
-    world, backend, most = run.world, run.backend, run.micro_batch_size
-    own = batch.share(world.rank, world.size)
-    rounds = math.ceil(math.ceil(len(batch.sequences) / world.size) / most)
+    run, laps = step.run, step.laps
     total = torch.zeros((), dtype=torch.float64)
-    for micro in range(rounds):
-        part = own[micro * most : (micro + 1) * most]
-        weight = 1.0 if part else 0.0
+    parts = step.parts()
+    for micro, (part, weight) in enumerate(parts):
         run.at("reading the batch")
-        tensors = to_device(collate(run, part or batch.sequences[:1]), run.device)
+        tensors = to_device(collate(run, part), run.device)
         laps.end("data")
-        seed_everything(run.config.seed, 2, run.step, micro, world.rank)
-        with backend.micro_step(last=micro == rounds - 1):
+        step.seed(micro)
+        with run.backend.micro_step(last=micro == len(parts) - 1):
             run.at("the forward pass")
             with run.precision.autocast():
                 loss = run.module(tensors)
             run.at("the backward pass")
-            backend.backward(loss * (weight / units))
-        if part:
+            run.backend.backward(loss * (weight / step.units))
+        if weight:
             total += loss.detach().double().cpu()  # waits for the device, so what it did is in this lap
         laps.end("forward_backward")
     return total

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from hfx.errors import DataError, PluginError
 from hfx.launch import STOP_SIGNALS, StoppedWaiting
@@ -22,8 +22,9 @@ from hfx.saver import Saver
 if TYPE_CHECKING:
     from hfx.checkpoint import Checkpoint
     from hfx.communication import Pace
+    from hfx.loop import Step
     from hfx.order import GlobalBatch, Position
-    from hfx.protocols import World
+    from hfx.protocols import StepResult, World
     from hfx.resolve import Resolved
     from hfx.rollback import Rollback
     from hfx.watch import Watch
@@ -57,7 +58,6 @@ class Run(Parts):
         self._stopping = False
         self._evaluated_at = -1
         self._saved_at = -1
-        self._chosen_at = -1
         self._saver = Saver(self)
         self._all_saved = False
         self._data_seconds = 0.0
@@ -66,6 +66,7 @@ class Run(Parts):
         self._rollback: Rollback | None = None
         self._moved = False
         self._figures: dict[str, Callable[[dict[str, Any]], float | None]] = {}
+        self._asked: set[str] = set()
 
     def batches(self) -> Iterator[GlobalBatch]:
         """Yield the global batches that are left, until the last step or until the ranks agreed to stop.
@@ -97,7 +98,20 @@ class Run(Parts):
         from hfx.loop import train_step
 
         start = self.position
-        metrics = train_step(self, batch, self._data_seconds)
+        return self._after_step(batch, start, train_step(self, batch, self._data_seconds))
+
+    def begin_step(self, batch: GlobalBatch) -> Step:
+        """Return a step for a loop that computes gradients and makes the update by itself; see `hfx.loop.Step`."""
+        from hfx.loop import Step
+
+        return Step(self, batch, self._data_seconds)
+
+    def end_step(self, step: Step, result: StepResult) -> dict[str, Any]:
+        """Log a step that such a loop made, tell the listeners, and return its figures."""
+        return self._after_step(step.batch, step.start, step.ended(result))
+
+    def _after_step(self, batch: GlobalBatch, start: Position, metrics: dict[str, Any]) -> dict[str, Any]:
+        self._asked.clear()
         for name, figure in self._figures.items():
             metrics[name] = figure(metrics)
         if self.world.is_main:
@@ -193,14 +207,21 @@ class Run(Parts):
 
     def evaluation_due(self) -> bool:
         """Return whether an evaluation belongs to this step and has not been made."""
-        wanted = self.due(self.config.eval_every) or self.step >= self.total_steps
+        wanted = self.due(self.config.eval_every) or self.step >= self.total_steps or "evaluation" in self._asked
         return wanted and self._evaluated_at != self.step
 
     def save_due(self) -> bool:
         """Return whether a checkpoint belongs to this step and has not been made."""
         ends = self.step >= self.total_steps or self._stopping
-        wanted = self.due(self.config.save_every) or self._chosen_at == self.step or ends
+        wanted = self.due(self.config.save_every) or ends or "checkpoint" in self._asked
         return wanted and self._saved_at != self.step
+
+    def ask_for(self, what: Literal["evaluation", "checkpoint"]) -> None:
+        """Ask for an evaluation or a checkpoint of this step, which the loop makes once all listeners were told of it.
+
+        For plugins that listen to steps or evaluations: all ranks ask alike.
+        """
+        self._asked.add(what)
 
     def choose(self, why: str) -> None:
         """Save this step's checkpoint, keep it until another one is chosen, and export its model at the end.
@@ -212,7 +233,7 @@ class Run(Parts):
         """
         from hfx.choice import choose
 
-        self._chosen_at = self.step
+        self.ask_for("checkpoint")
         choose(self, why)
 
     @property
@@ -290,6 +311,11 @@ class Run(Parts):
     def _follow_signal(self) -> None:
         if self._stop not in STOP_SIGNALS:
             self._stop = "SIGTERM"  # another rank was told to end, and all of them have to end alike
+
+    def stop_now(self, reason: str) -> None:
+        """End the run at this step: for a loop, where all ranks decided alike; `request_stop` lets them agree."""
+        self._stop = self._stop or reason
+        self._stopping = True
 
     @property
     def stop_code(self) -> int:
