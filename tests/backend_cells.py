@@ -143,6 +143,8 @@ CELLS: dict[str, Cell] = {
     "best": Cell({"best": {}, "early_stopping": {"patience": 1}}),
     "one_cycle": _one("one_cycle"),
     "samples": _one("samples", {"prompts": ["the order"], "max_new_tokens": 4}),
+    "hf_trainer": _one("hf_trainer"),
+    "callbacks": _one("callbacks", {"classes": ["transformers:EarlyStoppingCallback"], "best": "eval_loss"}),
     "monitor": _one("monitor", {"rate": 1e12}),
     "profile": _one("profile", {"start": 2, "steps": 1}),
     "tensorboard": _one("tensorboard", needs="tensorboard"),

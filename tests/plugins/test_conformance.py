@@ -131,6 +131,13 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "fp16": [{}, {"init_scale": 2.0**20, "growth_interval": 1}],
     "fp8": [{"emulate": True}, {"emulate": True, "recipe": "rowwise", "skip": ["*.layers.0"]}],
     "samples": [{"prompts": ["the quick"], "max_new_tokens": 4, "temperature": 0.5}],
+    "callbacks": [
+        {
+            "classes": ["transformers:EarlyStoppingCallback"],
+            "arguments": {"EarlyStoppingCallback": {"early_stopping_patience": 100}},
+            "best": "eval_loss",
+        }
+    ],
     "tensorboard": [{}, {"dir": str(KIT / "board")}],
     "trackio": [{"dir": str(KIT / "trackio")}],
     "wandb": [{"mode": "offline"}],
