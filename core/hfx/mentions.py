@@ -108,3 +108,8 @@ def _registered(plugin_class: type[Plugin], refs: Iterable[PluginRef]) -> Plugin
         if getattr(sys.modules.get(ref.module), ref.attribute, None) is plugin_class:
             return ref
     return None
+
+
+def name_of(plugin: Plugin, refs: Sequence[PluginRef]) -> str:
+    """Return the name under which an object is resolved: that of its entry point, or of its class."""
+    return _of_object(plugin, refs).name
