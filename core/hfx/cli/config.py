@@ -15,6 +15,7 @@ COMMANDS = {
     "show": ("hfx.cli.config_show", "Print the resolved config as YAML that `hfx train` takes back."),
     "schema": ("hfx.cli.config_schema", "Print the JSON schema of a config file, for editors."),
     "validate": ("hfx.cli.config_validate", "Say ok, or what is wrong."),
+    "from-trainer": ("hfx.cli.config_from_trainer", "Translate the arguments of a transformers Trainer."),
 }
 
 
