@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -48,11 +50,12 @@ def load(run: Run, found: Checkpoint) -> None:
     run._parts["total_steps"] = found.state["total_steps"]
     backend = run._parts.setdefault("backend", TorchBackend(run))
     reader: StateReader = found
-    if _needs_optimizer(run):
-        _ = run.optimizer
-    else:
-        without_optimizer(run)
-        reader = _Weights(found)
+    with _without_remarks():
+        if _needs_optimizer(run):
+            _ = run.optimizer
+        else:
+            without_optimizer(run)
+            reader = _Weights(found)
     try:
         os.stat(found.path)  # torch would tell its whole traceback of what is not there
         backend.load(reader)
@@ -63,6 +66,18 @@ def load(run: Run, found: Checkpoint) -> None:
         raise StorageError(
             f"the run went on and dropped '{found.path}' before it was read; ask again, or let it 'keep' more"
         ) from error
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Keep back what is said of the weights that a model begins with: they are about to be replaced."""
+    logger = logging.getLogger("hfx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def without_optimizer(run: Run) -> None:
