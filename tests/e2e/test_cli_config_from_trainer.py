@@ -153,6 +153,18 @@ def test_a_launchers_words_say_how_many_processes(words: str, world: int | None)
     assert read([words], Path()).world == world
 
 
+def test_a_long_command_line_keeps_its_secrets() -> None:
+    words = f"torchrun --nproc_per_node 2 train.py {'--do_train ' * 40} --hub_token hf_abcdefgh --learning_rate 1e-5"
+    done = hfx("config", "from-trainer", words, "--model", "gpt2", "--data", "x.txt")
+    assert done.returncode == 0, done.stderr
+    assert "hf_abcdefgh" not in done.stdout + done.stderr
+    assert "--hub_token ..." in done.stdout
+    assert yaml.safe_load(done.stdout)["batch_size"] == 16
+    wrong = hfx("config", "from-trainer", f"train.py hub_token hf_abcdefgh {'x' * 300}")
+    assert wrong.returncode == 2
+    assert "hf_abcdefgh" not in wrong.stderr
+
+
 def test_steps_and_shares_of_events_are_counted() -> None:
     found = config("--max_steps 200 --eval_strategy steps --eval_steps 0.1 --save_steps 0.25 --logging_steps 50")
     assert (found["eval_every"], found["save_every"], found["log_every"]) == (20, 50, 50)
@@ -205,7 +217,7 @@ def test_every_reason_belongs_to_an_argument_of_some_trainer() -> None:
 
 WRONG = {
     "no file": (["nowhere.json"], "cannot be read"),
-    "no options": (["some words"], "neither a JSON file nor options"),
+    "no options": (["some words"], "begins neither options"),
     "no JSON": (["broken.json"], "no JSON"),
     "no arguments": (["list.json"], "holds no arguments"),
     "no processes": (["--max_steps 5", "--world", "0"], "--world"),

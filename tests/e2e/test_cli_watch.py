@@ -29,6 +29,11 @@ def lines_of(run: Path, *words: str, code: int = 0) -> list[str]:
     return done.stdout.splitlines()
 
 
+def hears_ctrl_c() -> None:
+    """Hear of Ctrl-C even where whoever runs the tests does not, as in the background of a shell."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def watching(run: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
@@ -37,6 +42,7 @@ def watching(run: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hears_ctrl_c,
     )
     try:
         yield process

@@ -83,8 +83,15 @@ def test_a_run_that_is_stopped_and_resumed_chooses_the_same(run: Path, data: Pat
         }
 
 
-@pytest.mark.parametrize("beside", [{"async_save": True}, {"plugins": {"best": {}, "ema": {"decay": 0.5}}}],
-                         ids=["saved beside the training", "averaged"])  # fmt: skip
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"async_save": True},
+        {"plugins": {"best": {}, "ema": {"decay": 0.5}}},
+        {"plugins": {"best": {}, "hf_trainer": {}}, "save_every": 16},
+    ],
+    ids=["saved beside the training", "averaged", "by the Trainer"],
+)
 def test_what_is_exported_is_what_the_chosen_checkpoint_exports(
     beside: dict[str, Any], data: Path, tmp_path: Path
 ) -> None:
@@ -98,7 +105,7 @@ def test_what_is_exported_is_what_the_chosen_checkpoint_exports(
     assert found.step == min(evaluations(run).items(), key=lambda item: item[1]["eval_loss"])[0] == BEST
     export(resolve(yaml_path=run / RUN_FILE), run, found, tmp_path / "again")
     assert same(exported(run), load_file(tmp_path / "again" / "model.safetensors"))
-    assert same(exported(run), checkpointed(run, BEST)) == ("plugins" not in beside)
+    assert same(exported(run), checkpointed(run, BEST)) == ("ema" not in beside.get("plugins", {}))
 
 
 @pytest.mark.slow

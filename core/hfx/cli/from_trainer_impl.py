@@ -71,13 +71,13 @@ def read(said: Sequence[str], folder: Path) -> Given:
         ConfigError: it is a pickle, no JSON of arguments, or words that are no options.
     """
     text = said[0] if len(said) == 1 else ""
-    path = Path(text).expanduser()
-    if path.suffix in PICKLES and " " not in text:
+    if text and "--" not in text and Path(text).suffix in PICKLES:
         raise ConfigError(
             f"'{text}' is a pickle, which can run any code, and is never loaded; where it was written, run: python -c "
-            f"\"import torch; print(torch.load('{path.name}', weights_only=False).to_json_string())\" > args.json"
+            f"\"import torch; print(torch.load('{Path(text).name}', weights_only=False).to_json_string())\" > args.json"
         )
-    if path.suffix == ".json" or path.is_file():
+    if text and "--" not in text and Path(text).suffix == ".json":
+        path = Path(text).expanduser()
         given = Given(_of_file(path), folder=path.absolute().parent)
     else:
         values, world = _of_words(_split(text) if text else list(said))
@@ -120,7 +120,8 @@ def _of_words(words: list[str]) -> tuple[dict[str, Any], int | None]:
     rest = words[script + 1 :]
     if not rest or not rest[0].startswith("--"):
         raise ConfigError(
-            f"'{' '.join(words)}' is neither a JSON file nor options; write '--learning_rate 1e-5 ...' in quotes"
+            f"'{words[0] if words else ''}' begins neither options nor the name of a JSON file; write "
+            "'--learning_rate 1e-5 ...' in quotes"
         )
     return {name.replace("-", "_"): value for name, value in _pairs(rest)}, world
 
@@ -176,10 +177,13 @@ def _defaults() -> Iterator[tuple[str, list[Any]]]:
 
 
 def doubts(text: str) -> Iterator[str]:
-    """Yield what is wrong with a config as it stands: a value that hfx does not take, a policy that refuses it."""
+    """Yield what is wrong with a config as it stands: values, a policy that refuses it, plugins that do not combine."""
+    from hfx.api import problems
     from hfx.resolve import resolve
 
     try:
-        resolve(mapping=yaml.safe_load(text) or {})
+        resolved = resolve(mapping=yaml.safe_load(text) or {})
     except HfxError as error:
         yield f"as it stands, the config is refused: {error}"
+        return
+    yield from (f"as it stands, a run is refused: {found.message}" for found in problems(resolved) if found.fatal)

@@ -213,6 +213,7 @@ class RunTrainer(Trainer):  # type: ignore[misc]
             return {f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}": math.nan}
         self.log(dict(figures))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, dict(figures))
+        self.control.should_save = self.control.should_save or self.run.save_due()  # a plugin chose this step
         if self.control.should_training_stop and self.run.step < self.run.total_steps:
             self.run.stop_now(ASKED)
             self.control.should_save = True
