@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -281,40 +281,6 @@ def speed(steps: list[Line]) -> float | None:
         of_step, *parts = (value or 0.0 for value in took)
         tokens, seconds = tokens + of_step, seconds + sum(parts)
     return tokens / seconds if seconds > 0 else None
-
-
-def runs_in(folder: Path) -> Iterator[RunFolder]:
-    """Yield the runs in a folder and below it, by name; what lies in a run is no run."""
-    for path, folders, files in os.walk(folder):
-        if RUN_FILE in files:
-            folders.clear()
-            yield RunFolder(Path(path))
-        folders.sort()
-
-
-def differing(runs: list[RunFolder]) -> dict[str, list[Any]]:
-    """Return the values that are not the same in all configs, by path, one of each run; None where it has none.
-
-    Options of a plugin that not all runs have are left out, but for those that somebody set.
-    """
-    if len(runs) < 2:
-        return {}
-    names = [set(run.config.get("plugins", [])) for run in runs]
-    common = set.intersection(*names)
-    found: dict[str, list[Any]] = {}
-    if any(one != common for one in names):
-        found["plugins"] = [
-            ", ".join(name for name in run.config.get("plugins", []) if name not in common) for run in runs
-        ]
-    for path in dict.fromkeys(path for run in runs for path in run.config):
-        plugin, dot, _ = path.partition(".")
-        values = [run.config.get(path) for run in runs]
-        if path in ("plugins", "output", "resume") or all(value == values[0] for value in values):
-            continue
-        if dot and plugin not in common and not any(path in run.origins for run in runs):
-            continue
-        found[path] = values
-    return found
 
 
 def _mapping(value: Any) -> bool:

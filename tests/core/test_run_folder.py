@@ -14,7 +14,8 @@ import pytest
 
 from hfx.claim import claimed, held
 from hfx.errors import StorageError
-from hfx.run_folder import RunFolder, differing, runs_in, speed
+from hfx.run_folder import RunFolder, speed
+from hfx.run_folders import differing, runs_in
 from run_records import ended, step_line, steps, write_run
 
 HOLD = """

@@ -67,9 +67,11 @@ def until(process: subprocess.Popen[str], wanted: str) -> list[str]:
 
 def test_a_real_run_is_followed_to_its_end(seen: Path) -> None:
     with training(seen, "watched", "--eval-every", "40") as trained, watching(seen / "runs" / "watched") as watched:
-        said = until(watched, "eval_loss")
+        said = until(watched, " left")
         assert "running at step" in said[0]
-        assert any(line.startswith("step ") and "tokens/s" in line and " left" in line for line in said)
+        assert said[-1].startswith("step ")
+        assert "tokens/s" in said[-1]
+        until(watched, "eval_loss")
         trained.send_signal(signal.SIGTERM)
         trained.communicate()
         rest, errors = watched.communicate(timeout=30)

@@ -16,6 +16,17 @@ from seen_runs import HOSTILE
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+SWITCH = """
+setTimeout(() => {
+  const plots = Bokeh.documents[0].roots(), drawn = plots[0].renderers;
+  const shown = () => `${drawn.filter((one) => one.visible).length} of ${drawn.length}`;
+  const before = shown();
+  document.querySelector("[data-run='1']").click();
+  const ranges = new Set(plots.map((plot) => plot.x_range)).size;
+  document.body.dataset.shown = `${before}, then ${shown()}, ranges ${ranges}`;
+}, 3000);
+"""
+"""Takes the second run out of the charts, and says what is left, and how many x axes there are."""
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
 
 
@@ -41,11 +52,14 @@ def test_charts_are_drawn_and_nothing_is_asked_for_or_complained_of(tmp_path: Pa
     (run / "data_report.json").write_text(json.dumps({"rows": {"read": 4}, "dropped": {HOSTILE: 3}}))
     report(tmp_path, run, write_run(tmp_path / "other", steps(400, seed=1), lr=1e-3))
 
-    dom, said, hosts = drawn(tmp_path / "page.html", tmp_path)
+    page = tmp_path / "page.html"
+    page.write_text(page.read_text().replace("</body>", f"<script>{SWITCH}</script></body>"))
+    dom, said, hosts = drawn(page, tmp_path)
     assert dom.count('<figure class="chart') == dom.count("data-root-id") >= 6
     assert dom.count("bk-Figure") >= 6
     assert "error" not in said.lower()
     assert "refused" not in said.lower()
     assert not {"nowhere.invalid", "cdn.bokeh.org", "cdn.jsdelivr.net"} & hosts
+    assert 'data-shown="4 of 4, then 2 of 4, ranges 1"' in dom
     assert "window.hostile" in dom
     assert "<img" not in dom

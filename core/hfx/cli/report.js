@@ -24,7 +24,9 @@
     box.addEventListener("change", () => {
       for (const plot of plots()) {
         for (const drawn of [...plot.renderers, ...plot.center]) {
-          if (drawn.tags?.[0] === Number(box.dataset.run)) drawn.visible = box.checked;
+          // What python's `line(tags=...)` tags is the glyph; of a mark it is the mark itself.
+          const [run] = (drawn.glyph ?? drawn).tags;
+          if (run === Number(box.dataset.run)) drawn.visible = box.checked;
         }
       }
     });

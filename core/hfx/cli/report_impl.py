@@ -16,7 +16,8 @@ from hfx.cli.report_data_impl import data_of
 from hfx.cli.report_run_impl import Told, events_of, run_values, samples_of
 from hfx.figures import read_figures
 from hfx.redact import hide, redacted
-from hfx.run_folder import RunFolder, differing, number
+from hfx.run_folder import RunFolder, number
+from hfx.run_folders import differing
 
 TITLES = {
     "loss": "Loss",

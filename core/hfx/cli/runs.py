@@ -44,7 +44,7 @@ def command(folder: Path, sort: str, as_json: bool) -> None:
     """
     from hfx.errors import ConfigError
     from hfx.redact import redacted
-    from hfx.run_folder import differing, runs_in
+    from hfx.run_folders import differing, runs_in
 
     if not folder.is_dir():
         raise ConfigError(f"there is no folder '{folder}'; name the one that holds your runs: 'hfx runs FOLDER'")
