@@ -27,7 +27,7 @@ class Safetensors(Plugin):
             if run.world.is_main:
                 with _without_bars(), _explained(path):
                     run.model.save_pretrained(path, state_dict=state, max_shard_size=self.max_shard_size)
-                run.tokenizer.save_pretrained(path)
+                    run.tokenizer.save_pretrained(path)
         return path
 
 
@@ -47,12 +47,12 @@ def _without_bars() -> Iterator[None]:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Name the disk where it fails: safetensors has one exception for that and for everything else."""
-    from safetensors import SafetensorError
-
+    """Name the disk where it fails: safetensors and tokenizers have one exception for that and for everything else."""
     try:
         yield
-    except SafetensorError as error:
+    except OSError:
+        raise
+    except Exception as error:
         cause = str(error).rpartition("I/O error: ")[2]
         if "(os error" not in cause:
             raise
