@@ -218,6 +218,7 @@ def test_a_config_in_one_level_has_dotted_names_and_nothing_empty() -> None:
 def test_accelerate_takes_this_process_for_the_only_one_and_forgets_it_afterwards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    PartialState._reset_state()  # a Trainer of another test in this process may have left one
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     for name, value in ranks.items():
         monkeypatch.setenv(name, value)
