@@ -64,15 +64,18 @@ def evaluate(resolved: Resolved, judged: Judged) -> Evaluation | None:
     """Evaluate, in the processes that the config asks for; None in a process that is not the main one.
 
     Args:
-        resolved: What to build; its `output` is an empty folder, for the result.
+        resolved: What to build; its `output` is a folder for the result, the same for all processes.
         judged: Whose weights.
 
     Raises:
         HfxError: whatever the parts that are built refuse.
     """
+    from hfx.launch import world_from
+
     result = execute(resolved, judged)
-    path = result.path / RESULT_FILE
-    return Evaluation(**json.loads(path.read_text())) if path.is_file() else None
+    if not world_from().is_main:
+        return None
+    return Evaluation(**json.loads((result.path / RESULT_FILE).read_text()))
 
 
 def execute(resolved: Resolved, judged: Judged) -> RunResult:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import transformers
 import yaml
 from sklearn import metrics as sklearn
 
-from command_line import hfx
+from command_line import environment, hfx
 from overfitting import config, evaluations, rows
 
 KINDS = ("alpha", "beta", "gamma")
@@ -83,6 +85,18 @@ def test_a_classifier_has_the_figures_of_scikit_learn(folder: Path) -> None:
 def test_any_number_of_processes_finds_the_same_to_the_bit(folder: Path) -> None:
     for count, words in (("2", ("language", "--data", "rows.jsonl")), ("3", ("kinds", "--data", "test.jsonl"))):
         assert judged(folder, *words, "--nproc", count) == judged(folder, *words)
+
+
+def test_processes_that_torchrun_started_find_it_together_and_one_says_it(folder: Path) -> None:
+    words = ("eval", "kinds", "--data", "test.jsonl", "--json")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hfx", *words]
+    done = subprocess.run(
+        command, cwd=folder, env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    found.pop("seconds")
+    assert found == judged(folder, *words[1:-1])
 
 
 @pytest.mark.parametrize("run", ["kinds", "sizes", "letters"])

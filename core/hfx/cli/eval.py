@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -58,14 +59,16 @@ def command(ctx: click.Context, /, run_or_model: str, checkpoint: str | None, as
     """
     from hfx.cli.eval_lines import lines
     from hfx.evaluator import evaluate
+    from hfx.launch import world_from
 
     typed = arguments(ctx)
-    folder = Path(tempfile.mkdtemp(prefix="hfx-eval-"))
+    folder = _folder()
     try:
         resolved, judged = _of_run(typed, run_or_model, checkpoint) or _of_model(typed, run_or_model, checkpoint)
         found = evaluate(_into(resolved, folder), judged)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if world_from().is_main:
+            shutil.rmtree(folder, ignore_errors=True)
     if found is None:
         return
     if as_json:
@@ -74,6 +77,15 @@ def command(ctx: click.Context, /, run_or_model: str, checkpoint: str | None, as
         return
     click.echo(f"eval       {judged.checkpoint or run_or_model}")
     click.echo("\n".join(lines(found)))
+
+
+def _folder() -> Path:
+    """Return a folder for what is found; where somebody else started several processes, all of them name it alike."""
+    from hfx.launch import world_from
+
+    if world_from().size == 1:
+        return Path(tempfile.mkdtemp(prefix="hfx-eval-"))
+    return Path(tempfile.gettempdir()) / f"hfx-eval-{os.environ.get('MASTER_PORT', '')}"
 
 
 def _into(resolved: Resolved, folder: Path) -> Resolved:
