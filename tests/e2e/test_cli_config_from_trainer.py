@@ -44,6 +44,15 @@ def test_what_is_printed_is_valid_and_says_where_it_comes_from(tmp_path: Path) -
     assert "differs" in next(line for line in done.stdout.splitlines() if "adafactor:" in line)
 
 
+def test_the_best_model_is_chosen_by_the_same_figure() -> None:
+    words = "--load_best_model_at_end True --eval_strategy steps --eval_steps 50 --save_steps 50"
+    assert config(words)["plugins"]["best"] == {"metric": "eval_loss"}
+    more = " --metric_for_best_model eval_wer --greater_is_better False"
+    assert config(words + more)["plugins"]["best"] == {"metric": "eval_wer", "higher": False}
+    assert "best" not in config("--metric_for_best_model f1")["plugins"]
+    assert "--metric_for_best_model f1: it chooses a model with" in text_of("--metric_for_best_model f1")
+
+
 def test_without_arguments_it_is_what_the_trainer_does_by_default() -> None:
     found = config("--do_train")
     assert {name: found[name] for name in ("epochs", "batch_size", "micro_batch_size", "seed", "max_grad_norm")} == {

@@ -62,7 +62,19 @@ def translated(given: Given, world: int, asked: bool, model: str | None, data: s
     """Return the config of the arguments as YAML; whatever is no default is in it, or in a comment."""
     draft = Draft(given, world)
     _inputs(draft, model, data)
-    for part in (_length, _batch, _events, optimizer, schedule, _precision, _memory, _engines, _order, _trackers):
+    for part in (
+        _length,
+        _batch,
+        _events,
+        _best,
+        optimizer,
+        schedule,
+        _precision,
+        _memory,
+        _engines,
+        _order,
+        _trackers,
+    ):
         part(draft)
     for name in given.left():
         reason = REASONS.get(
@@ -70,6 +82,18 @@ def translated(given: Given, world: int, asked: bool, model: str | None, data: s
         )
         draft.note(f"--{name} {shown(name, given.values[name])}: {reason}")
     return _written(draft, asked)
+
+
+def _best(draft: Draft) -> None:
+    """The model of the best evaluation; the Trainer names its figure without `eval_`, and means the loss by none."""
+    given = draft.given
+    if not given.take("load_best_model_at_end"):
+        return
+    name = str(given.take("metric_for_best_model") or "loss").removeprefix("eval_")
+    options = {"metric": (f"eval_{name}", f"--metric_for_best_model {name}")}
+    if given.said("greater_is_better"):
+        options["higher"] = (given.take("greater_is_better"), "--greater_is_better")
+    draft.plugin("best", "--load_best_model_at_end", **options)
 
 
 def _written(draft: Draft, asked: bool) -> str:
@@ -214,7 +238,8 @@ def _memory(draft: Draft) -> None:
         draft.plugin("neftune", alpha=(alpha, "--neftune_noise_alpha"))
     if smoothing := given.take("label_smoothing_factor"):
         draft.note(
-            f"--label_smoothing_factor {smoothing}: 'seq2seq' has it ('seq2seq.label_smoothing'), other tasks have none"
+            f"--label_smoothing_factor {smoothing}: 'seq2seq' and 'classification' have it "
+            "('seq2seq.label_smoothing'), other tasks have none"
         )
 
 
