@@ -156,7 +156,7 @@ def _of_tokens(run: Run, loss: float, parts: list[Table]) -> dict[str, float]:
     kind = run.task.model_class
     if run.task.unit != "token" or kind not in _OF_TOKENS:
         return {}
-    figures = {"perplexity": math.exp(loss) if loss < _LARGEST else math.inf}
+    figures = {"perplexity": math.exp(loss)} if loss < _LARGEST else {}
     if kind in _OF_TEXT:
         units = sum(int(part.column("units").sum()) for part in parts)
         size = sum(_predicted_bytes(run, part) for part in parts)

@@ -26,13 +26,7 @@ def write(run: Run, options: Samples) -> None:
     """Let the model go on with each prompt, write down what it says and print it."""
     chats = run.resolved.roles["task"].plugin == "chat"
     for prompt in options.prompts:
-        with (
-            torch.no_grad(),
-            _evaluating(run),
-            torch.random.fork_rng(),
-            warnings.catch_warnings(action="ignore"),
-        ):
-            torch.manual_seed(run.config.seed + run.step)
+        with torch.no_grad(), _evaluating(run), warnings.catch_warnings(action="ignore"):
             text = _text(run, _ids(run.tokenizer, prompt, chats), options)
         line = redacted({"step": run.step, "event": "sample", "prompt": prompt, "text": text})
         run.log(line)
