@@ -217,6 +217,21 @@ def test_no_argument_is_dropped_without_a_word(seed: int, tmp_path: Path) -> Non
     assert unsaid == []
 
 
+def test_the_logging_of_this_process_says_nothing_about_the_progress_bars_of_the_script() -> None:
+    from transformers import logging
+
+    before = logging.get_verbosity()
+    text = {}
+    try:
+        for verbosity in (logging.WARNING, logging.ERROR):
+            logging.set_verbosity(verbosity)
+            text[verbosity] = text_of("--disable_tqdm")
+    finally:
+        logging.set_verbosity(before)
+    assert "--disable_tqdm" in text[logging.WARNING]
+    assert text[logging.WARNING] == text[logging.ERROR]
+
+
 def test_every_reason_belongs_to_an_argument_of_some_trainer() -> None:
     known = set(read(["--do_train"], Path()).defaults)
     older = {"save_safetensors", "overwrite_output_dir", "no_cuda", "half_precision_backend", "logging_dir",

@@ -167,6 +167,7 @@ def _defaults() -> Iterator[tuple[str, list[Any]]]:
     from transformers import TrainingArguments
 
     made = json.loads(TrainingArguments(output_dir="trainer_output", use_cpu=True).to_json_string())
+    made["disable_tqdm"] = False  # else it follows the logging of this process, which is not that of the script
     for known in dataclasses.fields(TrainingArguments):
         plain = known.default if known.default is not dataclasses.MISSING else None
         plain = plain.value if isinstance(plain, Enum) else plain
