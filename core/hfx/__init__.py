@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hfx.errors import nearest as nearest
     from hfx.order import permute as permute
     from hfx.params import ParamGroups as ParamGroups
+    from hfx.plain_script import PlainScript as PlainScript
     from hfx.plugin import Column as Column
     from hfx.plugin import Plugin as Plugin
     from hfx.plugin import Secret as Secret
@@ -65,7 +66,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "train": "api", "load_config": "api", "plugins": "api",
     "Plugin": "plugin", "hookimpl": "plugin", "Column": "plugin", "Secret": "plugin", "reveal": "plugin",
-    "Run": "run", "RunConfig": "config", "ParamGroups": "params", "TorchBackend": "backend", "permute": "order",
+    "Run": "run", "RunConfig": "config", "ParamGroups": "params",
+    "PlainScript": "plain_script", "TorchBackend": "backend", "permute": "order",
     "causal_loss": "token_loss", "masked_loss": "token_loss",
     "next_token_logps": "token_loss", "DistributedBackend": "distributed", "redacted": "redact",
     "RemoteCode": "remote_code", "safetensors_only": "remote_code",

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hfx.params import ParamGroups
+    from hfx.plain_script import PlainScript
     from hfx.run import Run
 
-LISTENERS = ("hfx_check", "hfx_step_end", "hfx_evaluated", "hfx_saved")
+LISTENERS = ("hfx_check", "hfx_step_end", "hfx_evaluated", "hfx_saved", "hfx_eject")
 """The hooks that every active plugin may implement; all others are roles."""
 
 # ── resolve ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -138,3 +139,12 @@ def hfx_evaluated(run: Run, metrics: dict[str, Any]) -> None:
 @hookspec
 def hfx_saved(run: Run, path: Path) -> None:
     """Told after a checkpoint is committed; with `async_save` some steps later, so its step is that of `path`."""
+
+
+@hookspec
+def hfx_eject(script: PlainScript, run: Run) -> None:
+    """Told by `hfx eject`, in one process: say what this plugin is in plain code; reading a part of the run builds it.
+
+    Has to be there for whoever provides the task or the precision, or wraps model, optimizer, schedule, precision or
+    backend: a run with one that says nothing is refused.
+    """

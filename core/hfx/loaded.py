@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hfx.api import REPORT_FILE
 from hfx.backend import TorchBackend
+from hfx.blame import ran_out
 from hfx.checkpoint import Checkpoint
-from hfx.errors import DataError, HfxError, StorageError
+from hfx.errors import DataError, DeviceMemoryError, HfxError, StorageError
 from hfx.implementations import implementations
 from hfx.loop import TaskModule
 from hfx.state import restore_state
@@ -66,6 +67,31 @@ def load(run: Run, found: Checkpoint) -> None:
         raise StorageError(
             f"the run went on and dropped '{found.path}' before it was read; ask again, or let it 'keep' more"
         ) from error
+
+
+@contextmanager
+def explained(run: Run) -> Iterator[None]:
+    """Say what to do about memory or a disk that ends in a run that one process builds, and close the run."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        raise DeviceMemoryError(_too_large(run)) from error
+    except OSError as error:
+        if isinstance(error, HfxError) or error.filename is None:
+            raise
+        raise StorageError(
+            f"'{error.filename}': {error.strerror}; check the path, its rights and the free space"
+        ) from error
+    finally:
+        run.close()
+
+
+def _too_large(run: Run) -> str:
+    device = run.device.type
+    elsewhere = "take a machine with more" if device == "cpu" else "hide the device from it, as CUDA_VISIBLE_DEVICES="
+    return f"the whole model does not fit into the memory of '{device}'; {elsewhere}"
 
 
 @contextmanager

@@ -51,10 +51,10 @@ def seed_everything(*key: int) -> None:
 
 def collate(run: Run, sequences: list[Sequence]) -> Batch:
     """Return the tensors of some sequences."""
-    return run.batcher.collate([_drawn(run, sequence) for sequence in sequences])
+    return run.batcher.collate([drawn(run, sequence) for sequence in sequences])
 
 
-def _drawn(run: Run, sequence: Sequence) -> list[Values]:
+def drawn(run: Run, sequence: Sequence) -> list[Values]:
     """Return the values of a sequence's examples; what a task draws anew is keyed by the sequence's position."""
     at = sequence.position
     counter = [0, at.bin, at.window, (at.epoch << 32) | at.block]
@@ -73,8 +73,8 @@ def units_of(run: Run, batch: GlobalBatch) -> int:
         return max(1, batch.units)
     run.at("the count of labels")
     own = batch.share(run.world.rank, run.world.size)
-    drawn = sum(count(values) for sequence in own for values in _drawn(run, sequence))
-    return max(1, int(run.backend.all_reduce(torch.tensor([drawn], dtype=torch.float64))))
+    labels = sum(count(values) for sequence in own for values in drawn(run, sequence))
+    return max(1, int(run.backend.all_reduce(torch.tensor([labels], dtype=torch.float64))))
 
 
 class Laps:

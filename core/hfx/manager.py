@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hfx.params import ParamGroups
+    from hfx.plain_script import PlainScript
     from hfx.run import Run
 
 
@@ -176,6 +177,10 @@ class Manager:
     def saved(self, run: Run, path: Path) -> None:
         """Tell the listeners that a checkpoint is committed."""
         self._call("hfx_saved", run=run, path=path)
+
+    def eject(self, script: PlainScript, run: Run) -> None:
+        """Let the plugins say what they are in plain code."""
+        self._call("hfx_eject", script=script, run=run)
 
     # ── the border to pluggy ─────────────────────────────────────────────────────────────────────────────────────────
 

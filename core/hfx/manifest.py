@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hfx.discovery import PluginRef
 
-LISTENERS = ("check", "step_end", "evaluated", "saved")
+LISTENERS = ("check", "step_end", "evaluated", "saved", "eject")
 """The hooks that are no roles; the core's hook specifications are not imported here, a test compares them."""
 BASE = "Plugin"
 _DEPTH = 8

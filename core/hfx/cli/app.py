@@ -25,6 +25,7 @@ COMMANDS = {
     "watch": ("hfx.cli.watch", "Follow a run from another terminal."),
     "report": ("hfx.cli.report", "Write one HTML page about one or more runs."),
     "generate": ("hfx.cli.generate", "Continue a prompt with the model of a run."),
+    "eject": ("hfx.cli.eject", "Write a run as one script without hfx."),
     "export": ("hfx.cli.export", "Write the model of any checkpoint of a run."),
     "doctor": ("hfx.cli.doctor", "Check this machine, and say how to mend what is wrong."),
     "completion": ("hfx.cli.completion", "Print the completion script for a shell."),

@@ -8,12 +8,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfx.blame import ran_out
 from hfx.checkpoint import Checkpoint
 from hfx.claim import claimed
 from hfx.cli.export import refuse_others
-from hfx.errors import DeviceMemoryError, HfxError, StorageError
-from hfx.loaded import load, remember
+from hfx.loaded import explained, load, remember
 from hfx.manager import ask_the_policys_plugins
 from hfx.protocols import World
 from hfx.run import Run
@@ -30,30 +28,12 @@ def export(resolved: Resolved, output: Path, found: Checkpoint, target: Path) ->
     """
     run = Run(resolved, output, World())
     inside = target.absolute().parent == output.absolute()
-    try:
+    with explained(run):
         ask_the_policys_plugins(run)
         with claimed(output) if inside else nullcontext():
             remember(run, output, held_out=run.config.eval_data is None)
             load(run, found)
             return _write(run, target)
-    except (RuntimeError, MemoryError) as error:
-        if not ran_out(error):
-            raise
-        raise DeviceMemoryError(_too_large(run)) from error
-    except OSError as error:
-        if isinstance(error, HfxError) or error.filename is None:
-            raise
-        raise StorageError(
-            f"'{error.filename}': {error.strerror}; check the path, its rights and the free space"
-        ) from error
-    finally:
-        run.close()
-
-
-def _too_large(run: Run) -> str:
-    device = run.device.type
-    elsewhere = "take a machine with more" if device == "cpu" else "hide the device from it, as CUDA_VISIBLE_DEVICES="
-    return f"the whole model does not fit into the memory of '{device}'; {elsewhere}"
 
 
 # ── the folder ───────────────────────────────────────────────────────────────────────────────────────────────────────

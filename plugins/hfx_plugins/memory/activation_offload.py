@@ -13,6 +13,8 @@ from hfx import Plugin, Problem, Run, hookimpl
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from hfx import PlainScript
+
 
 class ActivationOffload(Plugin):
     """Keep what the forward pass saves for the backward pass in the host's memory or on disk: the same gradients.
@@ -46,3 +48,8 @@ class ActivationOffload(Plugin):
         model = yield
         install(model, self, run)
         return model
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript) -> None:
+        """Say that it is left out."""
+        script.say(f"'{self.name}': it puts activations elsewhere until they are needed")

@@ -12,6 +12,8 @@ from hfx import Plugin, hookimpl
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from hfx import PlainScript, Run
+
 
 class GradientCheckpointing(Plugin):
     """Recompute the activations of layers in the backward pass: much less memory for about a third more time."""
@@ -30,3 +32,12 @@ class GradientCheckpointing(Plugin):
         model = yield
         enable(model, self)
         return model
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript, run: Run) -> None:
+        """Say that activations are computed anew; which of them changes no loss."""
+        name = "activation_checkpointing_enable"  # as of transformers 5.24; the older name warns there
+        name = name if hasattr(run.model, name) else "gradient_checkpointing_enable"
+        script.after_loading(f'model.{name}({{"use_reentrant": False}})')
+        if self.every > 1 or self.keep != "none":
+            script.say(f"'{self.name}' spared some layers; here all activations are computed anew, for the same losses")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 
-from hfx import Backend, Plugin, Problem, Run, hookimpl
+from hfx import Backend, PlainScript, Plugin, Problem, Run, hookimpl
 
 _CANNOT = {
     "fp16": "scales the loss and has to see all gradients before an update; use '--plugin bf16'",
@@ -60,3 +60,8 @@ class OptimizerInBackward(Plugin):
 
         backend = yield
         return InBackward.instead_of(backend, run)
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript) -> None:
+        """Say that it is left out."""
+        script.say(f"'{self.name}': it frees gradients earlier, for the same update")

@@ -12,6 +12,8 @@ from hfx import Plugin, Problem, Run, hookimpl
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from hfx import PlainScript
+
 
 class Attention(Plugin):
     """Choose the code that computes attention, by the device or by name, and say what was chosen and why.
@@ -49,3 +51,11 @@ class Attention(Plugin):
         model = yield
         choose(model, self, run)
         return model
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript, run: Run) -> None:
+        """Say which attention it is."""
+        from hfx_plugins.models.attention_impl import NAMES, suited
+
+        kernel = suited(run.model, run)[0] if self.kernel == "auto" else self.kernel
+        script.after_loading(f"model.set_attn_implementation({NAMES[kernel]!r})")

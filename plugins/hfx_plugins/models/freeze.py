@@ -12,6 +12,8 @@ from hfx import Plugin, Problem, Run, hookimpl
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from hfx import PlainScript
+
 
 class Freeze(Plugin):
     """Leave some parameters as they are: no gradient, no optimizer state.
@@ -41,3 +43,15 @@ class Freeze(Plugin):
         model = yield
         freeze(model, self)
         return model
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript) -> None:
+        """Say which parameters are trained."""
+        script.after_loading(
+            f"patterns = {self.only or self.names!r}",
+            "fits = lambda name: any(fnmatchcase(name, p) or fnmatchcase(name, f'{p}.*') for p in patterns)",
+            "meant = {p for name, p in model.named_parameters(remove_duplicate=False) if fits(name)}",
+            "for parameter in model.parameters():",
+            f"    parameter.requires_grad &= (parameter in meant) == {bool(self.only)}",
+            imports="from fnmatch import fnmatchcase",
+        )

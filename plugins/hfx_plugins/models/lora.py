@@ -14,6 +14,8 @@ from hfx import Plugin, Problem, Run, hookimpl
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from hfx import PlainScript
+
 
 class Lora(Plugin):
     """Train small matrices beside frozen layers: gradients and optimizer state of a few percent of the parameters.
@@ -67,6 +69,20 @@ class Lora(Plugin):
         """Let the export write the merged weights, or the adapters."""
         from hfx_plugins.models.lora_export_impl import as_adapters, merged
 
-        with merged(run.model) if self.save == "merged" else as_adapters(run.model, run):
+        save = run.local.get(self.name, {}).get("save", self.save)
+        with merged(run.model) if save == "merged" else as_adapters(run.model, run):
             written = yield
         return written
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript, run: Run) -> None:
+        """Save the adapters as they begin, and say that they are put over the model."""
+        from hfx_plugins.models.lora_export_impl import write
+
+        write(run, script.folder / "adapters", None)
+        run.local[self.name] = {"save": "merged"}  # they add nothing yet, so this is the base
+        script.after_loading(
+            'model = PeftModel.from_pretrained(model, HERE / "adapters", is_trainable=True)',
+            'model.peft_config["default"].base_model_name_or_path = str(HERE / "start")',
+            imports="from peft import PeftModel",
+        )

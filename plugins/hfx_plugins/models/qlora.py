@@ -7,10 +7,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hfx import Problem, Run, hookimpl
+from hfx.errors import IncompatibleError
 from hfx_plugins.models.lora import Lora
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from hfx import PlainScript
 
 
 class Qlora(Lora):
@@ -45,3 +48,12 @@ class Qlora(Lora):
         quantize(model, self, run)
         install(model, self, run)
         return model
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript, run: Run) -> None:
+        """Refuse a base in 4 bits.
+
+        Raises:
+            IncompatibleError: always.
+        """
+        raise IncompatibleError("'qlora' keeps its base in 4 bits by hfx's own code; train with 'lora' to eject")

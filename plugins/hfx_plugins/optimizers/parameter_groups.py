@@ -15,7 +15,7 @@ from hfx import ParamGroups, Plugin, Problem, hookimpl
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from hfx import Run
+    from hfx import PlainScript, Run
 
 
 class ParameterGroups(Plugin):
@@ -55,3 +55,7 @@ class ParameterGroups(Plugin):
         optimizer = yield
         refine(optimizer, params, run.model, self)
         return optimizer
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript) -> None:
+        """Say nothing more: the groups are the optimizer's."""

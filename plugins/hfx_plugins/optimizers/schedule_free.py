@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from hfx import ParamGroups, Plugin, Problem, hookimpl
+from hfx.errors import IncompatibleError
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -68,3 +69,14 @@ class ScheduleFree(Plugin):
             return (yield)
         finally:
             run.model.train(training)
+
+    @hookimpl
+    def hfx_eject(self) -> None:
+        """Refuse weights that are exchanged between steps.
+
+        Raises:
+            IncompatibleError: always.
+        """
+        raise IncompatibleError(
+            f"'{self.name}' exchanges the weights for evaluations by hfx's own code; train with 'adamw' to eject"
+        )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hfx import Plugin, Precision, hookimpl
 
 if TYPE_CHECKING:
-    from hfx import Run
+    from hfx import PlainScript, Run
 
 
 class AutoPrecision(Plugin):
@@ -24,3 +24,7 @@ class AutoPrecision(Plugin):
         if native:
             return PlainPrecision(run.device, f"bf16 over fp32 weights: {device}", compute=torch.bfloat16)
         return PlainPrecision(run.device, f"fp32: {device}")
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript) -> None:
+        """Say nothing more: dtype and autocast are the run's."""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from hfx import Plugin, Precision, Problem, hookimpl
+from hfx.errors import IncompatibleError
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from hfx import Run
+    from hfx import PlainScript, Run
 
 
 class BF16(Plugin):
@@ -72,3 +73,16 @@ class BF16(Plugin):
         from hfx_plugins.precision.stochastic_impl import StochasticallyRounded
 
         return StochasticallyRounded(optimizer, run)
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript) -> None:
+        """Refuse what no plain optimizer does.
+
+        Raises:
+            IncompatibleError: weights are rounded stochastically.
+        """
+        if self.rounding == "stochastic":
+            raise IncompatibleError(
+                "'bf16.rounding' is 'stochastic', which is hfx's own code; train with '--bf16.rounding nearest' to "
+                "eject"
+            )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hfx import Plugin, Precision, hookimpl
 
 if TYPE_CHECKING:
-    from hfx import Run
+    from hfx import PlainScript, Run
 
 
 class FP32(Plugin):
@@ -19,3 +19,7 @@ class FP32(Plugin):
         from hfx_plugins.precision.precision_impl import PlainPrecision
 
         return PlainPrecision(run.device, "fp32: asked for")
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript) -> None:
+        """Say nothing more: dtype and autocast are the run's."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from hfx import Plugin, Problem, hookimpl
 
 if TYPE_CHECKING:
-    from hfx import Run, Task
+    from hfx import PlainScript, Run, Task
 
 
 class CausalLM(Plugin):
@@ -45,3 +45,10 @@ class CausalLM(Plugin):
         from hfx_plugins.tasks.causal_lm_impl import build
 
         return build(run.tokenizer, run.config.seq_length, self.model_dump())
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript) -> None:
+        """Say the loss in plain code."""
+        from hfx_plugins.tasks.plain_losses_impl import next_token_loss
+
+        script.take_loss(next_token_loss)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from hfx import Plugin, Problem, hookimpl
 
 if TYPE_CHECKING:
-    from hfx import Run, Task
+    from hfx import PlainScript, Run, Task
 
 
 class Chat(Plugin):
@@ -51,3 +51,10 @@ class Chat(Plugin):
         from hfx_plugins.tasks.chat_impl import build
 
         return build(run.tokenizer, run.config.seq_length, self.model_dump())
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript) -> None:
+        """Say the loss in plain code."""
+        from hfx_plugins.tasks.plain_losses_impl import next_token_loss
+
+        script.take_loss(next_token_loss)

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat
 from hfx import Plugin, Problem, hookimpl
 
 if TYPE_CHECKING:
-    from hfx import Run, Task
+    from hfx import PlainScript, Run, Task
 
 
 class Classification(Plugin):
@@ -56,3 +56,10 @@ class Classification(Plugin):
         from hfx_plugins.tasks.classification_impl import build
 
         return build(run.tokenizer, run.config.seq_length, self.model_dump())
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript, run: Run) -> None:
+        """Say the loss in plain code."""
+        from hfx_plugins.tasks.classification_impl import eject
+
+        eject(script, run)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hfx import ColumnType, Drop, Example, Row
 from hfx.errors import ConfigError, DataError, ModelError, PluginError
 from hfx_plugins.tasks.label_figures_impl import Confusion, Deviations, Sets
-from hfx_plugins.tasks.problems_impl import Problem, found, hot_of, problem_of, read
+from hfx_plugins.tasks.problems_impl import MultiLabel, Problem, SingleLabel, found, hot_of, problem_of, read
 from hfx_plugins.tasks.text_impl import Joined, alone, encode_all, joined, shares, string, text_column
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-    from hfx import Metrics
+    from hfx import Metrics, PlainScript, Run
     from hfx.protocols import Batch, Values
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -218,3 +218,23 @@ def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: Values) 
     if seq_length < least:
         raise ConfigError(f"'seq_length' {seq_length} has no room for a text; give {least} or more")
     return ClassificationTask(tokenizer, seq_length, options, joined(tokenizer))
+
+
+def eject(script: PlainScript, run: Run) -> None:
+    """Say the loss of a run's problem in plain code."""
+    from hfx_plugins.tasks.plain_losses_impl import label_loss, labels_loss, number_loss
+
+    task: Any = run.task
+    problem = task.problem
+    known = signature(run.model.forward).parameters
+    inputs = ["input_ids", "attention_mask"]
+    if "token_type_ids" in task.columns and "token_type_ids" in known:
+        inputs.append("token_type_ids")
+    if isinstance(problem, SingleLabel):
+        weights = None if problem.weights is None else list(problem.weights)
+        script.take_loss(label_loss, inputs=inputs, weights=weights, label_smoothing=problem.smoothing)
+    elif isinstance(problem, MultiLabel):
+        weights = None if problem.weights is None else list(problem.weights)
+        script.take_loss(labels_loss, inputs=inputs, weights=weights)
+    else:
+        script.take_loss(number_loss, inputs=inputs)

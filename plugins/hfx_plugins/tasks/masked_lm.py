@@ -10,7 +10,7 @@ from pydantic import Field
 from hfx import Plugin, Problem, hookimpl
 
 if TYPE_CHECKING:
-    from hfx import Run, Task
+    from hfx import PlainScript, Run, Task
 
 
 class MaskedLM(Plugin):
@@ -46,3 +46,10 @@ class MaskedLM(Plugin):
         from hfx_plugins.tasks.masked_lm_impl import build
 
         return build(run.tokenizer, run.config.seq_length, self.model_dump())
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript) -> None:
+        """Say the loss in plain code."""
+        from hfx_plugins.tasks.plain_losses_impl import token_loss
+
+        script.take_loss(token_loss)

@@ -12,7 +12,7 @@ from hfx import Plugin, Problem, hookimpl
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hfx import Run, RunResult, Task
+    from hfx import PlainScript, Run, RunResult, Task
 
 
 class Preference(Plugin):
@@ -63,3 +63,12 @@ class Preference(Plugin):
 
         know_reference(run, self.name)
         return (yield)
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript, run: Run) -> None:
+        """Say the loss in plain code, and what the model says of every pair before training."""
+        from hfx_plugins.tasks.plain_losses_impl import preference_loss
+        from hfx_plugins.tasks.preference_impl import reference_columns
+
+        script.columns.append(reference_columns(run, self.name))
+        script.take_loss(preference_loss, loss=self.loss, beta=self.beta, label_smoothing=self.label_smoothing)

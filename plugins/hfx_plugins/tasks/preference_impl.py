@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -319,6 +319,27 @@ def _asked(run: Run, table: Table) -> tuple[Tensor, Tensor]:
     finally:
         run.module.train()
     return names, run.backend.all_reduce(said).float()
+
+
+def reference_columns(run: Run, name: str) -> Callable[[Values], Values]:
+    """Return a function that says of a pair what the model says of both answers before training, as two numbers."""
+    import torch
+
+    _ = run.module
+    if any(hasattr(module, "_disable_adapters") for module in run.model.modules()):
+        names, said = _asked(run, run.table("train"))  # adapters add nothing yet
+        order = torch.argsort(names)
+        known = (names[order], said[order])
+    else:
+        know_reference(run, name)
+        known = cast("Any", run.task).known
+
+    def before(values: Values) -> Values:
+        at = int(torch.searchsorted(known[0], int(values["pair"])))
+        chosen, rejected = known[1][at].tolist()
+        return {"chosen_before": chosen, "rejected_before": rejected}
+
+    return before
 
 
 def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: dict[str, Any]) -> PreferenceTask:

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from hfx import Plugin, Problem, hookimpl
 
 if TYPE_CHECKING:
-    from hfx import Run, Task
+    from hfx import PlainScript, Run, Task
 
 
 class Seq2Seq(Plugin):
@@ -55,3 +55,10 @@ class Seq2Seq(Plugin):
         from hfx_plugins.tasks.seq2seq_impl import build
 
         return build(run.tokenizer, run.config.seq_length, self.model_dump())
+
+    @hookimpl
+    def hfx_eject(self, script: PlainScript) -> None:
+        """Say the loss in plain code."""
+        from hfx_plugins.tasks.plain_losses_impl import target_loss
+
+        script.take_loss(target_loss, label_smoothing=self.label_smoothing)
