@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import shutil
+import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -88,6 +93,54 @@ def test_generate_continues_a_prompt_and_repeats_itself(folder: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("1 plus")
     assert first.stdout == again.stdout != other.stdout
+
+
+@contextmanager
+def on_a_terminal(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Yield `hfx generate` at work on a terminal of its own, and the end that shows what is written to it."""
+    shown, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*MODULE, "generate", "done", "--prompt", "1 plus", "--temperature", "1.0", *words], cwd=folder,
+        stdin=subprocess.DEVNULL, stdout=terminal, stderr=subprocess.PIPE, env=environment(OMP_NUM_THREADS="1"),
+    )  # fmt: skip
+    os.close(terminal)
+    try:
+        yield process, shown
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(shown)
+
+
+def written(shown: int) -> bytes:
+    """Return what is there to read from a terminal; nothing once the process has closed it."""
+    try:
+        return os.read(shown, 65536)
+    except OSError:
+        return b""
+
+
+@pytest.mark.usefixtures("finished")
+def test_generate_writes_on_a_terminal_as_the_words_come(folder: Path) -> None:
+    words = ("--max-new-tokens", "40", "--seed", "1")
+    with on_a_terminal(folder, *words) as (process, shown):
+        pieces = list(iter(lambda: written(shown), b""))
+        assert process.wait() == 0
+    plain = hfx(
+        "generate", "done", "--prompt", "1 plus", "--temperature", "1.0", *words, cwd=folder, OMP_NUM_THREADS="1"
+    )
+    assert b"".join(pieces).decode().replace("\r\n", "\n") == plain.stdout
+    assert len(pieces) > 3
+
+
+@pytest.mark.usefixtures("finished")
+def test_ctrl_c_ends_generate_without_a_traceback(folder: Path) -> None:
+    with on_a_terminal(folder, "--max-new-tokens", "100000") as (process, shown):
+        assert written(shown)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert b"Traceback" not in told
 
 
 @pytest.mark.usefixtures("finished")
