@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from command_line import MODULE, environment
 from ranks import SMALL, assert_same_run, distance, folder_of_rows, ledger, trained
-from two_machines import Machine, missing, two_machines
+from toy_packages import toy_package
+from two_machines import ADDRESSES, Machine, missing, two_machines
+
+PACED = '''"""Steps that take their time."""
+
+import json
+import time
+from pathlib import Path
+
+from hfx import Plugin, hookimpl
+
+
+class Toy(Plugin):
+    """Makes each step take a while, and writes down how many processes made it."""
+
+    seconds: float = 0.2
+    """How long."""
+
+    @hookimpl
+    def hfx_step_end(self, run):
+        time.sleep(self.seconds)
+        if run.world.is_main:
+            with Path("worlds.jsonl").open("a") as file:
+                file.write(json.dumps([run.step, run.world.size]) + "\\n")
+'''
 
 pytestmark = [pytest.mark.faults, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 PORT = 29477
+MEETING = ADDRESSES[0]
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +55,16 @@ def machines() -> Iterator[tuple[Machine, Machine]]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that both see, with a run of two processes on one machine."""
     path = folder_of_rows(tmp_path_factory.mktemp("machines"))
+    toy_package(path / "packages", "hfx-paced", {"paced": PACED})
     trained(path, "whole")
     return path
 
 
-def started(folder: Path, machines: tuple[Machine, Machine], output: str, *words: str) -> list[subprocess.Popen[str]]:
-    """Start the same command on both machines."""
-    meeting = ("--nnodes", "2", "--rdzv", f"{machines[0].address}:{PORT}")
+def started(
+    folder: Path, machines: Sequence[Machine], output: str, *words: str, nnodes: str = "2"
+) -> list[subprocess.Popen[str]]:
+    """Start the same command on both machines, or on one of them."""
+    meeting = ("--nnodes", nnodes, "--rdzv", f"{MEETING}:{PORT}")
     return [
         subprocess.Popen(
             machine.inside([*MODULE, "train", *SMALL, "--output", output, *meeting, *words]),
@@ -109,3 +139,34 @@ def test_a_link_that_is_cut_and_comes_back_lets_the_run_go_on_from_its_checkpoin
     assert [code for code, _ in outcomes] == [0, 0], outcomes
     assert any("begin again" in said for _, said in outcomes)
     assert_same_run(folder / "long", folder / "back")
+
+
+@pytest.mark.slow
+def test_a_machine_that_leaves_is_done_without_and_taken_in_again(
+    folder: Path, machines: tuple[Machine, Machine]
+) -> None:
+    words = ("--steps", "300", "--save-every", "5", "--keep", "3", "--auto-backend.timeout-minutes", "0.2")
+    words = (*words, "--resume", "auto", "--plugin", "paced")
+    trained(folder, "all along", "--steps", "300", "--save-every", "5")
+    first, second = started(folder, machines, "elastic", *words, nnodes="1:2")
+    wait_for(folder, 10, processes=2)
+    for process in [*psutil.Process(second.pid).children(recursive=True), psutil.Process(second.pid)]:
+        process.kill()
+    second.communicate()
+    wait_for(folder, 20, processes=1)
+    [again] = started(folder, machines[1:], "elastic", *words, nnodes="1:2")
+    outcomes = ended([first, again], 300)
+    worlds = [json.loads(line) for line in (folder / "worlds.jsonl").read_text().splitlines()]
+    assert [code for code, _ in outcomes] == [0, 0], outcomes
+    assert [size for at, (_, size) in enumerate(worlds) if at == 0 or worlds[at - 1][1] != size] == [2, 1, 2]
+    assert worlds[-1][0] == 300
+    assert ledger(folder / "elastic") == ledger(folder / "all along")
+    assert distance(folder / "elastic", folder / "all along") < 1e-3
+
+
+def wait_for(folder: Path, steps: int, processes: int) -> None:
+    """Wait until so many processes have made so many steps."""
+    deadline, path = time.monotonic() + 240, folder / "worlds.jsonl"
+    while not path.exists() or sum(f", {processes}]" in line for line in path.read_text().splitlines()) < steps:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

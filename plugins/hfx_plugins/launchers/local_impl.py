@@ -156,6 +156,12 @@ class Agent(LocalElasticAgent):
                 print(f"hfx: {cause}; {again}", file=sys.stderr, flush=True)
         return seen
 
+    def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        # Torch tells once where the processes meet; a machine that comes to a later start would wait for it in vain.
+        handler: Any = worker_group.spec.rdzv_handler
+        handler._bootstrap_store_info = None
+        super()._rendezvous(worker_group)
+
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         forget_failures(self._folder)
         # One name for this start on all machines: not every one is counted as a restart.
