@@ -92,7 +92,10 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
     ],
     "token_classification": [{}, {"overflow": "truncate"}],
     "preference": [{}, {"loss": "ipo"}],
-    "seq2seq": [{"source": "text", "target": "label"}, {"source": "label", "target": "text", "label_smoothing": 0.1}],
+    "seq2seq": [
+        {"source": "text", "target": "label", "scores": ["rouge", "bleu", "chrf"], "max_new_tokens": 4},
+        {"source": "label", "target": "text", "label_smoothing": 0.1},
+    ],
     "masked_lm": [{}, {"whole_words": True, "static": True, "overflow": "truncate"}],
     "chat": [CHAT, CHAT | {"train_on": "all", "system": "a warm den"}],
     "packing": [{"window": 16}, {"window": 1}],

@@ -66,7 +66,9 @@ def ids(*words):
 )
 def test_a_row_is_the_tokens_of_its_source_and_of_its_target(options, values):
     (example,) = task(**options).examples(row(**values))
-    assert example.values == {"input_ids": [*ids("w1", "w2"), END], "target": [*ids("v3"), END]}
+    assert example.values == {
+        "input_ids": [*ids("w1", "w2"), END], "target": [*ids("v3"), END], "target_text": "v3"
+    }  # fmt: skip
     assert (example.length, example.units, example.truncated) == (3, 2, False)
 
 
@@ -78,7 +80,9 @@ def test_a_prefix_comes_before_every_source():
 def test_what_is_too_long_is_cut_before_its_end_or_left_out():
     long = row(source="w1 w2 w3 w4 w5", target="v1 v2 v3 v4")
     (example,) = task(4, target_length=3).examples(long)
-    assert example.values == {"input_ids": [*ids("w1", "w2", "w3"), END], "target": [*ids("v1", "v2"), END]}
+    assert example.values == {
+        "input_ids": [*ids("w1", "w2", "w3"), END], "target": [*ids("v1", "v2"), END], "target_text": "v1 v2 v3 v4"
+    }  # fmt: skip
     assert example.truncated
     assert task(4, overflow="drop").examples(long) == Drop("too_long")
 

@@ -32,10 +32,19 @@ class Seq2Seq(Plugin):
     """A source or target that is too long: cut off, or left out."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of a label that is spread over all tokens."""
+    scores: list[Literal["rouge", "bleu", "chrf"]] = Field(default_factory=list)
+    """Let every evaluation write a text for each source and score it against its target: the mean F-measures of
+    ROUGE-1, -2 and -L (0 to 1), BLEU, chrF (0 to 100)."""
+    max_new_tokens: PositiveInt | None = None
+    """Most tokens of a text that is scored; none: `target_length`."""
+    num_beams: PositiveInt = 1
+    """Beams that are searched for it; 1 takes the likeliest token each time."""
 
     @hookimpl
     def hfx_check(self, run: Run) -> Iterator[Problem]:
-        """Refuse half a pair of columns, packing, and smoothing where nobody sees all logits of a token."""
+        """Refuse half a pair of columns, packing, smoothing without all logits, and scores that cannot be had."""
+        from hfx_plugins.tasks.generated_scores_impl import problems
+
         names = {active.name for active in run.active}
         if (self.source is None) != (self.target is None):
             missing = "target" if self.target is None else "source"
@@ -49,6 +58,7 @@ class Seq2Seq(Plugin):
                 "'seq2seq.label_smoothing' and 'chunked_loss' each bring a loss of their own; drop '--plugin "
                 "chunked_loss', or '--seq2seq.label-smoothing'"
             )
+        yield from problems(run, "seq2seq", self.scores, bool(self.max_new_tokens) or self.num_beams > 1)
 
     @hookimpl
     def hfx_task(self, run: Run) -> Task:

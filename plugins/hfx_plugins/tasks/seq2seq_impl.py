@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfx import ColumnType, Drop, Example, Row
 from hfx.errors import ConfigError, DataError, ModelError
+from hfx_plugins.tasks.generated_scores_impl import PAD, Scored, Writer, as_bytes, from_bytes, require_packages
 from hfx_plugins.tasks.next_token_impl import NextToken, TokenCounts
 from hfx_plugins.tasks.text_impl import columns, require
 
@@ -38,10 +39,17 @@ class Seq2SeqTask(NextToken):
     target_length: int
     overflow: str
     label_smoothing: float
-    version: Any = 1
+    scores: list[str]
+    max_new_tokens: int
+    num_beams: int
+    version: Any = 2
     model_class: str = "AutoModelForSeq2SeqLM"
     columns: Mapping[str, ColumnType] = field(
-        default_factory=lambda: {"input_ids": ColumnType("list<int32>"), "target": ColumnType("list<int32>")}
+        default_factory=lambda: {
+            "input_ids": ColumnType("list<int32>"),
+            "target": ColumnType("list<int32>"),
+            "target_text": ColumnType("string"),
+        }
     )
 
     def fingerprint(self) -> Values:
@@ -61,11 +69,12 @@ class Seq2SeqTask(NextToken):
         """Return each row as one example, tokenized together."""
         read = [self._read(row) for row in rows]
         pairs = [found for found in read if not isinstance(found, Drop)]
-        encoded: Iterator[tuple[list[int], list[int]]] = iter(())
+        encoded: Iterator[tuple[list[int], list[int], str]] = iter(())
         if pairs:
+            texts = [target for _, target in pairs]
             sources = self.tokenizer([source for source, _ in pairs], verbose=False)["input_ids"]
-            targets = self.tokenizer(text_target=[target for _, target in pairs], verbose=False)["input_ids"]
-            encoded = iter(zip(sources, targets, strict=True))
+            targets = self.tokenizer(text_target=texts, verbose=False)["input_ids"]
+            encoded = iter(zip(sources, targets, texts, strict=True))
         return [found if isinstance(found, Drop) else self._example(*next(encoded)) for found in read]
 
     def _read(self, row: Row) -> tuple[str, str] | Drop:
@@ -106,16 +115,29 @@ class Seq2SeqTask(NextToken):
             f"--seq2seq.target; there are {columns(row)}"
         )
 
-    def _example(self, source: list[int], target: list[int]) -> list[Example] | Drop:
+    def _example(self, source: list[int], target: list[int], text: str) -> list[Example] | Drop:
         cut = len(source) > self.seq_length or len(target) > self.target_length
         if cut and self.overflow == "drop":
             return Drop("too_long")
         source, target = _cut(source, self.seq_length), _cut(target, self.target_length)
-        return [Example({"input_ids": source, "target": target}, len(source), len(target), cut)]
+        # What is scored is compared with the text itself: tokens may not say all of it, and were cut.
+        values = {"input_ids": source, "target": target, "target_text": text}
+        return [Example(values, len(source), len(target), cut)]
 
     def draw(self, values: Values, rng: np.random.Generator) -> Values:
-        """Return ids and labels."""
-        return {"input_ids": values["input_ids"], "labels": values["target"]}
+        """Return ids and labels, and the bytes of the target where an evaluation needs them."""
+        drawn = {"input_ids": values["input_ids"], "labels": values["target"]}
+        return drawn | ({"target_text": as_bytes(values["target_text"])} if self.scores else {})
+
+    def collated(self) -> Mapping[str, ColumnType]:
+        """Return the columns after `draw`, with what pads them."""
+        scored = {"target_text": ColumnType("list<int32>", PAD)} if self.scores else {}
+        return {**super().collated(), **scored}
+
+    def metrics(self) -> Metrics:
+        """Return the counts of labels, and the sums of scores where there are some, at zero."""
+        counts = super().metrics()
+        return Scored(counts, self.scores) if self.scores else counts
 
     def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
         """Return the sum of the cross entropy over the tokens of the targets."""
@@ -124,9 +146,13 @@ class Seq2SeqTask(NextToken):
         labels, shifted = batch["labels"], getattr(model, "prepare_decoder_input_ids_from_labels", None)
         if shifted is None:
             raise ModelError(f"a '{type(model).__name__}' does not say what its decoder reads; use another model")
-        if isinstance(metrics, TokenCounts):
-            metrics.update(labels)
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        if isinstance(metrics, Scored):
+            writer = Writer(self.tokenizer, self.max_new_tokens, self.num_beams)
+            metrics.update(writer.write(model, inputs), from_bytes(batch["target_text"]))
+        counts = metrics.counts if isinstance(metrics, Scored) else metrics
+        if isinstance(counts, TokenCounts):
+            counts.update(labels)
         smoothing = self.label_smoothing if model.training else 0.0
         # A label is that of the position it is at: the decoder reads the target a place later.
         return masked_loss(model, inputs | {"decoder_input_ids": shifted(labels)}, labels, smoothing)
@@ -142,7 +168,7 @@ def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: dict[str
 
     Raises:
         ModelError: the tokenizer has no token to pad with, or none that ends a text.
-        ConfigError: no token fits beside the one that ends a text.
+        ConfigError: no token fits beside the one that ends a text, or the package of a score is missing.
     """
     for name, what in (("pad_token_id", "pad"), ("eos_token_id", "end")):
         if getattr(tokenizer, name) is None:
@@ -150,4 +176,6 @@ def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: dict[str
     length = options["target_length"] or seq_length
     if min(seq_length, length) < 2:
         raise ConfigError("'seq_length' and 'seq2seq.target_length' have no room for a text; give 2 or more")
-    return Seq2SeqTask(tokenizer, seq_length, **(options | {"target_length": length}))
+    require_packages("seq2seq", options["scores"])
+    known = {"target_length": length, "max_new_tokens": options["max_new_tokens"] or length}
+    return Seq2SeqTask(tokenizer, seq_length, **(options | known))
