@@ -97,7 +97,10 @@ OTHERWISE: dict[str, list[dict[str, Any]]] = {
         {"source": "label", "target": "text", "label_smoothing": 0.1},
     ],
     "masked_lm": [{}, {"whole_words": True, "static": True, "overflow": "truncate"}],
-    "chat": [CHAT, CHAT | {"train_on": "all", "system": "a warm den"}],
+    "chat": [
+        CHAT | {"scores": ["rouge", "bleu", "chrf"], "max_new_tokens": 4},
+        CHAT | {"train_on": "all", "system": "a warm den"},
+    ],
     "packing": [{"window": 16}, {"window": 1}],
     "padding": [{}, {"pad_to_multiple_of": 8}],
     "scratch": [{}, {"architecture": "gpt2", "hidden_size": 32, "layers": 1}],

@@ -6,16 +6,14 @@ import json
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sacrebleu
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rouge_score.rouge_scorer import RougeScorer
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -34,10 +32,10 @@ from hfx.evaluation import evaluate
 from hfx.plan import plan
 from hfx.resolve import resolve
 from hfx_plugins.tasks.text_scores_impl import SCORES
+from library_scores import FIGURES, of_libraries, scores_of
 from overfitting import evaluations
 
 ALL = ["rouge", "bleu", "chrf"]
-FIGURES = ("rouge_1", "rouge_2", "rouge_l", "bleu", "chrf")
 COLOURS = ["red", "green", "blue", "grey"]
 THINGS = ["door", "boat", "lamp", "tree", "wall"]
 SAID = ["The", "is", "not", ",", ".", "it", "It", "\n"]
@@ -51,18 +49,6 @@ TEXTS = st.lists(
     max_size=9,
 ).map(" ".join)
 ROWS = st.lists(st.tuples(TEXTS, TEXTS.filter(str.strip)), min_size=1, max_size=12)
-
-
-def of_libraries(written: Sequence[str], meant: Sequence[str]) -> dict[str, float]:
-    """Return the figures of the libraries' corpus functions; of ROUGE the mean over rows, rounded once."""
-    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
-    each = [scorer.score(theirs, ours) for ours, theirs in zip(written, meant, strict=True)]
-    means = {
-        f"rouge_{name[5:].lower()}": float(sum(Fraction(found[name].fmeasure) for found in each) / len(each))
-        for name in scorer.rouge_types
-    }
-    corpus = {"bleu": sacrebleu.BLEU(), "chrf": sacrebleu.CHRF()}
-    return means | {name: metric.corpus_score(written, [meant]).score for name, metric in corpus.items()}
 
 
 def summed(parts: Sequence[Sequence[tuple[str, str]]]) -> dict[str, float]:
@@ -173,10 +159,6 @@ def expected(model: Path, rows: Sequence[dict[str, str]], **options: Any) -> dic
     return of_libraries(written_by(model, rows, **options), [row["target"] for row in rows])
 
 
-def scores_of(figures: dict[str, float], prefix: str = "eval_") -> dict[str, float]:
-    return {name: figures[prefix + name] for name in FIGURES}
-
-
 def test_a_run_is_scored_at_every_evaluation_chosen_and_ended_by_it_and_learns_the_same(folder: Path) -> None:
     guards = {"best": {"metric": "eval_rouge_l"}, "early_stopping": {"metric": "eval_rouge_l", "patience": 2}}
     result = framework.train(
@@ -227,7 +209,9 @@ def run(folder: Path) -> Run:
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_what_is_written_for_a_row_does_not_depend_on_the_rows_beside_it(run: Run, beams: int) -> None:
-    run.task.num_beams = beams  # type: ignore[attr-defined]
+    task: Any = run.task
+    plain = task.scoring
+    task.scoring = replace(plain, writer=replace(plain.writer, num_beams=beams))
     sizes: list[int] = []
     encoder = run.model.get_encoder()
     hook = encoder.register_forward_pre_hook(lambda *given: sizes.append(len(given[2]["input_ids"])), with_kwargs=True)
@@ -235,7 +219,7 @@ def test_what_is_written_for_a_row_does_not_depend_on_the_rows_beside_it(run: Ru
     run.micro_batch_size, largest = 1, max(sizes)
     alone = scores_of(evaluate(run))
     hook.remove()
-    run.micro_batch_size, run.task.num_beams = run.config.micro_batch_size, 1  # type: ignore[attr-defined]
+    run.micro_batch_size, task.scoring = run.config.micro_batch_size, plain
     assert max(sizes) > 10
     assert largest > 10
     assert figures == alone

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field, PositiveInt
+
 from hfx import Plugin, Problem, hookimpl
 
 if TYPE_CHECKING:
@@ -36,15 +38,30 @@ class Chat(Plugin):
     """All answers, the last one of each conversation, or every word of it."""
     overflow: Literal["truncate", "drop"] = "truncate"
     """A conversation longer than `seq_length`: cut off behind the last answer that fits whole, or left out."""
+    scores: list[Literal["rouge", "bleu", "chrf"]] = Field(default_factory=list)
+    """Let every evaluation write the last answer of each conversation and score it against the given one: the mean
+    F-measures of ROUGE-1, -2 and -L (0 to 1), BLEU, chrF (0 to 100)."""
+    max_new_tokens: PositiveInt = 128
+    """Most tokens of an answer that is scored."""
+    num_beams: PositiveInt = 1
+    """Beams that are searched for it; 1 takes the likeliest token each time."""
 
     @hookimpl
     def hfx_check(self, run: Run) -> Iterator[Problem]:
-        """Refuse half a pair of columns, and two ways to say where a conversation is."""
+        """Refuse half a pair of columns, two ways to say where a conversation is, and scores that cannot be had."""
+        from hfx_plugins.tasks.generated_scores_impl import problems
+
         if (self.question is None) != (self.answer is None):
             missing = "answer" if self.answer is None else "question"
             yield Problem(f"'chat.question' and 'chat.answer' go together; add '--chat.{missing} COLUMN'")
         if self.messages and self.question:
             yield Problem("'chat.messages' and 'chat.question' both say where a conversation is; drop one of them")
+        if self.scores and self.train_on == "all":
+            yield Problem(
+                "'chat.scores' compares answers, and 'chat.train_on' is 'all', which tells none from the rest; add "
+                "'--chat.train-on assistant'"
+            )
+        yield from problems(run, "chat", self)
 
     @hookimpl
     def hfx_task(self, run: Run) -> Task:

@@ -11,15 +11,19 @@ import numpy as np
 
 from hfx import ColumnType, Drop, Example, Row
 from hfx.errors import ConfigError, ModelError
-from hfx_plugins.tasks.chat_template_impl import Template, Written, refused
+from hfx_plugins.tasks.chat_template_impl import Template, Written, end_of_answer, refused
 from hfx_plugins.tasks.conversation_impl import Columns, conversation_of
+from hfx_plugins.tasks.generated_scores_impl import Scored, Scoring, last_answer, scoring_of
 from hfx_plugins.tasks.next_token_impl import IGNORED, NextToken
 from hfx_plugins.tasks.text_impl import encode_all
+from hfx_plugins.tasks.writer_impl import Writer
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-    from hfx.protocols import Values
+    from hfx import Metrics
+    from hfx.protocols import Batch, Values
 
 
 @dataclass
@@ -31,6 +35,7 @@ class ChatTask(NextToken):
     columns_of: Columns
     train_on: str = "assistant"
     overflow: str = "truncate"
+    scoring: Scoring | None = None
     version: Any = 1
     columns: Mapping[str, ColumnType] = field(
         default_factory=lambda: {"input_ids": ColumnType("list<int32>"), "learned": ColumnType("list<int32>")}
@@ -154,13 +159,28 @@ class ChatTask(NextToken):
         labels[:1] = IGNORED
         return {"input_ids": values["input_ids"], "labels": labels}
 
+    def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
+        """Return the sum of the cross entropy over the answers; in an evaluation answers are written and scored."""
+        if not isinstance(metrics, Scored):
+            return super().loss(model, batch, metrics)
+        asked, meant = zip(*map(last_answer, batch["input_ids"], batch["labels"]), strict=True)
+        # What its tokens say is the answer: a row of which they do not is no example.
+        texts = self.tokenizer.batch_decode([ids.tolist() for ids in meant], skip_special_tokens=True)
+        metrics.update(metrics.writer.go_on(model, asked), texts)
+        return super().loss(model, batch, metrics.counts)
+
+    def metrics(self) -> Metrics:
+        """Return the counts of labels, and the sums of scores where there are some, at zero."""
+        counts = super().metrics()
+        return Scored(counts, self.scoring) if self.scoring else counts
+
 
 def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: dict[str, Any]) -> ChatTask:
     """Return the task for a tokenizer.
 
     Raises:
         ModelError: there is no chat template, or none that could be used.
-        ConfigError: the file of the template cannot be read.
+        ConfigError: the file of the template cannot be read, or the package of a score is missing.
     """
     if file := options["template"]:
         try:
@@ -175,4 +195,6 @@ def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: dict[str
         )
     Template(tokenizer).probe(options["train_on"])
     columns = Columns(**{name: options[name] for name in ("messages", "question", "answer", "system", "tools")})
-    return ChatTask(tokenizer, seq_length, columns, options["train_on"], options["overflow"])
+    writer = Writer(tokenizer, options["max_new_tokens"], options["num_beams"], end_of_answer(tokenizer))
+    scoring = scoring_of("chat", options, writer)
+    return ChatTask(tokenizer, seq_length, columns, options["train_on"], options["overflow"], scoring)

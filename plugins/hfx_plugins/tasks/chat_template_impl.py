@@ -178,3 +178,11 @@ def _plain(text: str) -> str:
 def refused(error: Exception) -> Drop:
     """Return why a conversation is left out that the template does not write."""
     return Drop(f"template: {str(error).strip().splitlines()[0][:80] if str(error).strip() else type(error).__name__}")
+
+
+def end_of_answer(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the token with which a template ends an answer, which may be another than that of a text; or none."""
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
+    written: list[int] = tokenizer.apply_chat_template(said, return_dict=False)
+    special = set(tokenizer.all_special_ids)
+    return tuple(id_ for id_ in reversed(written) if id_ in special)[:1]

@@ -5,21 +5,21 @@ Nothing is gathered: each rank scores what it wrote, and the counts are added up
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from hfx import Problem
 from hfx.errors import ConfigError
+from hfx_plugins.tasks.next_token_impl import IGNORED
 from hfx_plugins.tasks.text_scores_impl import SCORES
+from hfx_plugins.tasks.writer_impl import Writer
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
 
-    from hfx import Metrics, Run
+    from hfx import Metrics, Plugin, Run
 
 PAD = -1
 """What pads the bytes of a text."""
@@ -29,15 +29,16 @@ _PACKAGES = {
 """The module of each score, and the package that has it."""
 
 
-def problems(run: Run, task: str, scores: Sequence[str], says_how: bool) -> Iterator[Problem]:
-    """Report a missing package, a model in pieces, and options that nothing asks for.
+def problems(run: Run, task: str, options: Plugin) -> Iterator[Problem]:
+    """Report a missing package, a model in pieces, and options of what nobody asks for.
 
     Args:
         run: The run.
         task: The task's name.
-        scores: Its option `scores`.
-        says_how: Whether an option says how texts are written.
+        options: The task, with `scores`, `max_new_tokens` and `num_beams`.
     """
+    chosen: dict[str, Any] = {name: getattr(options, name) for name in ("scores", "max_new_tokens", "num_beams")}
+    scores: list[str] = chosen.pop("scores")
     if missing := _missing(task, scores):
         yield Problem(missing)
     backend = run.resolved.roles["backend"].plugin
@@ -46,18 +47,29 @@ def problems(run: Run, task: str, scores: Sequence[str], says_how: bool) -> Iter
             f"'{task}.scores' writes with a whole model, and '{backend}' has it in pieces; take '--plugin ddp', or "
             f"drop it and score checkpoints by 'hfx eval RUN --{task}.scores {','.join(scores)}'"
         )
-    if says_how and not scores:
+    usual = {name: type(options).model_fields[name].default for name in chosen}
+    if chosen != usual and not scores:
         yield Problem(f"nothing is written: '{task}.scores' names no score; add '--{task}.scores rouge'", fatal=False)
 
 
-def require_packages(task: str, scores: Sequence[str]) -> None:
-    """Refuse scores whose package is missing: an evaluation of its own asks no plugin for problems.
+@dataclass(frozen=True)
+class Scoring:
+    """Which scores an evaluation has, and who writes the texts."""
+
+    names: tuple[str, ...]
+    writer: Writer
+
+
+def scoring_of(task: str, options: Mapping[str, Any], writer: Writer) -> Scoring | None:
+    """Return what a task's options ask for; None where they name no score.
 
     Raises:
-        ConfigError: one is.
+        ConfigError: a package is missing: `hfx eval` asks no plugin for problems.
     """
-    if missing := _missing(task, scores):
+    if missing := _missing(task, options["scores"]):
         raise ConfigError(missing)
+    names = tuple(dict.fromkeys(options["scores"]))
+    return Scoring(names, writer) if names else None
 
 
 def _missing(task: str, scores: Sequence[str]) -> str | None:
@@ -72,11 +84,11 @@ def _missing(task: str, scores: Sequence[str]) -> str | None:
 class Scored:
     """Counts of labels, and the sums of scores behind them; `state` is both, one behind the other."""
 
-    def __init__(self, counts: Metrics, scores: Sequence[str]) -> None:
+    def __init__(self, counts: Metrics, scoring: Scoring) -> None:
         import torch
 
-        self.counts = counts
-        self._scores = [SCORES[name]() for name in dict.fromkeys(scores)]
+        self.counts, self.writer = counts, scoring.writer
+        self._scores = [SCORES[name]() for name in scoring.names]
         self._sums = torch.zeros(1 + sum(score.size for score in self._scores), dtype=torch.float64)
 
     @property
@@ -88,7 +100,8 @@ class Scored:
 
     @state.setter
     def state(self, sums: Tensor) -> None:
-        self.counts.state, self._sums = sums.split([len(self.counts.state), len(self._sums)])
+        labels = len(self.counts.state)
+        self.counts.state, self._sums = sums[:labels], sums[labels:]
 
     def update(self, written: Sequence[str], meant: Sequence[str]) -> None:
         """Count a batch: what the model wrote, and what was meant."""
@@ -108,47 +121,6 @@ class Scored:
         return figures
 
 
-@dataclass(frozen=True)
-class Writer:
-    """How texts are written: the likeliest token each time, or the likeliest of so many beams."""
-
-    tokenizer: PreTrainedTokenizerBase
-    max_new_tokens: int
-    num_beams: int = 1
-
-    def write(self, model: Any, batch: dict[str, Tensor]) -> list[str]:
-        """Return what the model writes for each row of `input_ids` and `attention_mask`, `(batch, seq)`.
-
-        Its mode, its configuration and the random state stay as they are. What else its generation config says
-        (languages, tokens that begin a text) holds.
-        """
-        import warnings
-
-        import torch
-
-        texts: list[str] = []
-        longest = min(self.max_new_tokens, _positions(model))
-        # With its beams a row is as many: no more of them at a time than the batch has rows.
-        most = max(1, len(batch["input_ids"]) // self.num_beams)
-        for rows in torch.arange(len(batch["input_ids"])).split(most):
-            # It remarks on a generation config of other lengths, once for every batch.
-            with torch.no_grad(), warnings.catch_warnings(action="ignore"):
-                ids = model.generate(
-                    **{name: tensor[rows] for name, tensor in batch.items()}, max_new_tokens=longest,
-                    num_beams=self.num_beams, do_sample=False, use_cache=True, num_return_sequences=1,
-                    return_dict_in_generate=False, pad_token_id=self.tokenizer.pad_token_id,
-                    eos_token_id=self.tokenizer.eos_token_id,
-                )  # fmt: skip
-            texts += self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return texts
-
-
-def _positions(model: Any) -> int:
-    """Return how long a text of the model can be: where a position has an embedding of its own, so many."""
-    told = (getattr(model.config, f"max_{kind}position_embeddings", None) for kind in ("decoder_", ""))
-    return next((int(count) for count in told if count), sys.maxsize)
-
-
 def as_bytes(text: str) -> Any:
     """Return a text as the numbers of its UTF-8, as which it is put into a batch, `(bytes,)`."""
     import numpy as np
@@ -159,3 +131,11 @@ def as_bytes(text: str) -> Any:
 def from_bytes(rows: Tensor) -> list[str]:
     """Return the texts of a batch, `(batch, bytes)`."""
     return [bytes(byte for byte in row if byte != PAD).decode() for row in rows.tolist()]
+
+
+def last_answer(ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the tokens before the last labels in a row of a sequence, and those they are of; both `(seq,)`."""
+    learned = (labels != IGNORED).tolist()
+    stop = len(learned) - learned[::-1].index(True)
+    start = next((at + 1 for at in range(stop - 1, -1, -1) if not learned[at]), 0)
+    return ids[:start], ids[start:stop]

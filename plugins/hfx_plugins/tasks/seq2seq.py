@@ -58,7 +58,7 @@ class Seq2Seq(Plugin):
                 "'seq2seq.label_smoothing' and 'chunked_loss' each bring a loss of their own; drop '--plugin "
                 "chunked_loss', or '--seq2seq.label-smoothing'"
             )
-        yield from problems(run, "seq2seq", self.scores, bool(self.max_new_tokens) or self.num_beams > 1)
+        yield from problems(run, "seq2seq", self)
 
     @hookimpl
     def hfx_task(self, run: Run) -> Task:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from hfx import ColumnType, Drop, Example, Row
 from hfx.errors import ConfigError, DataError, ModelError
-from hfx_plugins.tasks.generated_scores_impl import PAD, Scored, Writer, as_bytes, from_bytes, require_packages
+from hfx_plugins.tasks.generated_scores_impl import PAD, Scored, Scoring, as_bytes, from_bytes, scoring_of
 from hfx_plugins.tasks.next_token_impl import NextToken, TokenCounts
 from hfx_plugins.tasks.text_impl import columns, require
+from hfx_plugins.tasks.writer_impl import Writer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,9 +40,7 @@ class Seq2SeqTask(NextToken):
     target_length: int
     overflow: str
     label_smoothing: float
-    scores: list[str]
-    max_new_tokens: int
-    num_beams: int
+    scoring: Scoring | None
     version: Any = 2
     model_class: str = "AutoModelForSeq2SeqLM"
     columns: Mapping[str, ColumnType] = field(
@@ -127,17 +126,17 @@ class Seq2SeqTask(NextToken):
     def draw(self, values: Values, rng: np.random.Generator) -> Values:
         """Return ids and labels, and the bytes of the target where an evaluation needs them."""
         drawn = {"input_ids": values["input_ids"], "labels": values["target"]}
-        return drawn | ({"target_text": as_bytes(values["target_text"])} if self.scores else {})
+        return drawn | ({"target_text": as_bytes(values["target_text"])} if self.scoring else {})
 
     def collated(self) -> Mapping[str, ColumnType]:
         """Return the columns after `draw`, with what pads them."""
-        scored = {"target_text": ColumnType("list<int32>", PAD)} if self.scores else {}
+        scored = {"target_text": ColumnType("list<int32>", PAD)} if self.scoring else {}
         return {**super().collated(), **scored}
 
     def metrics(self) -> Metrics:
         """Return the counts of labels, and the sums of scores where there are some, at zero."""
         counts = super().metrics()
-        return Scored(counts, self.scores) if self.scores else counts
+        return Scored(counts, self.scoring) if self.scoring else counts
 
     def loss(self, model: nn.Module, batch: Batch, metrics: Metrics | None = None) -> Tensor:
         """Return the sum of the cross entropy over the tokens of the targets."""
@@ -148,8 +147,7 @@ class Seq2SeqTask(NextToken):
             raise ModelError(f"a '{type(model).__name__}' does not say what its decoder reads; use another model")
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         if isinstance(metrics, Scored):
-            writer = Writer(self.tokenizer, self.max_new_tokens, self.num_beams)
-            metrics.update(writer.write(model, inputs), from_bytes(batch["target_text"]))
+            metrics.update(metrics.writer.write(model, inputs), from_bytes(batch["target_text"]))
         counts = metrics.counts if isinstance(metrics, Scored) else metrics
         if isinstance(counts, TokenCounts):
             counts.update(labels)
@@ -176,6 +174,7 @@ def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: dict[str
     length = options["target_length"] or seq_length
     if min(seq_length, length) < 2:
         raise ConfigError("'seq_length' and 'seq2seq.target_length' have no room for a text; give 2 or more")
-    require_packages("seq2seq", options["scores"])
-    known = {"target_length": length, "max_new_tokens": options["max_new_tokens"] or length}
-    return Seq2SeqTask(tokenizer, seq_length, **(options | known))
+    writer = Writer(tokenizer, options["max_new_tokens"] or length, options["num_beams"])
+    read = {name: options[name] for name in ("source", "target", "prefix", "overflow", "label_smoothing")}
+    scoring = scoring_of("seq2seq", options, writer)
+    return Seq2SeqTask(tokenizer, seq_length, target_length=length, scoring=scoring, **read)
