@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
@@ -298,6 +299,19 @@ def test_a_backend_that_has_the_model_in_pieces_is_refused_with_the_way_to_score
     said = rf"'{backend}' has it in pieces; .*'hfx eval RUN --seq2seq.scores bleu,chrf'"
     with pytest.raises(IncompatibleError, match=said):
         framework.train(fields, output=str(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_a_run_of_such_a_backend_is_scored_afterwards(folder: Path, tmp_path: Path) -> None:
+    fields = config(folder, plugins={"fsdp": {}}, steps=2, eval_every=2, model=str(folder / "plain" / "model"))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(fields))
+    environ = {"cwd": tmp_path, "HFX_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    done = hfx("train", "run.yaml", "--nproc", "2", "--output", "run", **environ)  # type: ignore[arg-type]
+    assert done.returncode == 0, done.stderr
+    done = hfx("eval", "run", "--seq2seq.scores", "rouge,bleu,chrf", "--json", **environ)  # type: ignore[arg-type]
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)["figures"]
+    assert scores_of(figures, "") == expected(tmp_path / "run" / "model", pairs(1, 30))
 
 
 @pytest.mark.parametrize(
