@@ -55,7 +55,7 @@ def fields(path: Path, *, steps: int, architecture: str = "gpt2", **chat: Any) -
         "plugins": {
             "chat": {"template": str(path / "chat.jinja"), "scores": ["rouge", "bleu", "chrf"], **chat},
             "scratch": {"architecture": architecture, "hidden_size": 64, "layers": 2, "heads": 2},
-            "bpe": {"vocab_size": 330}, "adamw": {"lr": 0.01},
+            "bpe": {"vocab_size": 330}, "adamw": {"lr": 0.003},
         },
     }  # fmt: skip
 
@@ -80,16 +80,16 @@ def answered_by(model: Path, rows: Sequence[dict[str, Any]], most: int) -> list[
 def test_the_last_answer_of_each_conversation_is_written_from_what_comes_before_it(
     architecture: str, folder: Path, tmp_path: Path
 ) -> None:
-    own = fields(folder, steps=40, architecture=architecture, max_new_tokens=500)
+    own = fields(folder, steps=150, architecture=architecture, max_new_tokens=12)
     own["plugins"] |= {"packing": {}} if architecture == "llama" else {}
     trained(folder / "train.jsonl", tmp_path / "run", **own)
 
     rows = conversations(1, 24)
-    texts = answered_by(tmp_path / "run" / "model", rows, 500)
+    texts = answered_by(tmp_path / "run" / "model", rows, 12)
     assert len(set(texts)) > 3
-    figures = scores_of(evaluations(tmp_path / "run")[40])
+    figures = scores_of(evaluations(tmp_path / "run")[150])
     assert figures == of_libraries(texts, [row["messages"][-1]["content"] for row in rows])
-    assert figures["rouge_l"] > 0
+    assert figures["rouge_l"] > 0.3
 
 
 @pytest.mark.parametrize("beams", [1, 2])

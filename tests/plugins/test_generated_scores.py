@@ -302,16 +302,25 @@ def test_a_backend_that_has_the_model_in_pieces_is_refused_with_the_way_to_score
 
 
 @pytest.mark.slow
-def test_a_run_of_such_a_backend_is_scored_afterwards(folder: Path, tmp_path: Path) -> None:
-    fields = config(folder, plugins={"fsdp": {}}, steps=2, eval_every=2, model=str(folder / "plain" / "model"))
+@pytest.mark.parametrize("backend", ["ddp", "fsdp"])
+def test_a_run_of_two_processes_is_scored_while_it_trains_or_else_afterwards(
+    backend: str, folder: Path, tmp_path: Path
+) -> None:
+    scored = {"scores": ALL} if backend == "ddp" else {}
+    fields = config(
+        folder, scored=scored, plugins={backend: {}}, steps=2, eval_every=2, model=str(folder / "plain" / "model")
+    )
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(fields))
-    environ = {"cwd": tmp_path, "HFX_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    done = hfx("train", "run.yaml", "--nproc", "2", "--output", "run", **environ)  # type: ignore[arg-type]
+    environ: dict[str, Any] = {"cwd": tmp_path, "HFX_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    done = hfx("train", "run.yaml", "--nproc", "2", "--output", "run", **environ)
     assert done.returncode == 0, done.stderr
-    done = hfx("eval", "run", "--seq2seq.scores", "rouge,bleu,chrf", "--json", **environ)  # type: ignore[arg-type]
+    done = hfx("eval", "run", "--seq2seq.scores", "rouge,bleu,chrf", "--json", **environ)
     assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)["figures"]
-    assert scores_of(figures, "") == expected(tmp_path / "run" / "model", pairs(1, 30))
+
+    figures = scores_of(json.loads(done.stdout)["figures"], "")
+    assert figures == expected(tmp_path / "run" / "model", pairs(1, 30))
+    if scored:
+        assert scores_of(evaluations(tmp_path / "run")[2]) == figures
 
 
 @pytest.mark.parametrize(
