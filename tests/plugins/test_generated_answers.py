@@ -12,9 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from chat_tokenizers import byte_level
+from chat_tokenizers import MARKED, PLAIN, byte_level
+from hfx import Run, World
 from hfx.api import problems
+from hfx.errors import ConfigError
 from hfx.resolve import resolve
+from hfx_plugins.tasks.chat_template_impl import Template
 from hfx_plugins.tasks.generated_scores_impl import last_answer
 from hfx_plugins.tasks.writer_impl import Writer
 from library_scores import of_libraries, scores_of
@@ -116,10 +119,22 @@ def test_an_answer_is_as_long_as_positions_and_option_allow_whatever_prompts_are
     assert len(set(alone)) == len(prompts)
 
 
-def test_answers_that_cannot_be_told_from_the_rest_are_refused(folder: Path) -> None:
-    mapping = {"data": str(folder / "train.jsonl"), "plugins": {"chat": {"scores": ["bleu"], "train_on": "all"}}}
-    [problem] = problems(resolve(mapping=mapping))
+def test_an_answer_ends_where_the_template_says_so_and_not_only_where_a_text_does() -> None:
+    tokenizer = byte_level(MARKED + "{{ eos_token }}")
+    tokenizer.add_special_tokens({"eos_token": "<|stop|>", "extra_special_tokens": ["<|im_end|>"]})
+    assert Template(tokenizer).ends() == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
+    tokenizer.chat_template = PLAIN + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+    assert Template(tokenizer).ends() == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
+
+
+def test_answers_that_cannot_be_told_from_the_rest_are_refused(folder: Path, tmp_path: Path) -> None:
+    own = fields(folder, steps=1, train_on="all")
+    resolved = resolve(mapping={"data": str(folder / "train.jsonl"), **own})
+    [problem] = problems(resolved)
     assert problem.message.startswith("'chat.scores' compares answers, and 'chat.train_on' is 'all'")
+    # An evaluation of its own asks no plugin for problems.
+    with pytest.raises(ConfigError, match=r"'chat\.scores' compares answers"):
+        _ = Run(resolved, tmp_path / "run", World()).task
 
 
 def test_the_last_answer_begins_behind_the_last_token_that_is_not_learned() -> None:

@@ -49,7 +49,7 @@ class Chat(Plugin):
     @hookimpl
     def hfx_check(self, run: Run) -> Iterator[Problem]:
         """Refuse half a pair of columns, two ways to say where a conversation is, and scores that cannot be had."""
-        from hfx_plugins.tasks.generated_scores_impl import problems
+        from hfx_plugins.tasks.generated_scores_impl import ALL_LEARNED, problems
 
         if (self.question is None) != (self.answer is None):
             missing = "answer" if self.answer is None else "question"
@@ -57,10 +57,7 @@ class Chat(Plugin):
         if self.messages and self.question:
             yield Problem("'chat.messages' and 'chat.question' both say where a conversation is; drop one of them")
         if self.scores and self.train_on == "all":
-            yield Problem(
-                "'chat.scores' compares answers, and 'chat.train_on' is 'all', which tells none from the rest; add "
-                "'--chat.train-on assistant'"
-            )
+            yield Problem(ALL_LEARNED)
         yield from problems(run, "chat", self)
 
     @hookimpl

@@ -11,9 +11,9 @@ import numpy as np
 
 from hfx import ColumnType, Drop, Example, Row
 from hfx.errors import ConfigError, ModelError
-from hfx_plugins.tasks.chat_template_impl import Template, Written, end_of_answer, refused
+from hfx_plugins.tasks.chat_template_impl import Template, Written, refused
 from hfx_plugins.tasks.conversation_impl import Columns, conversation_of
-from hfx_plugins.tasks.generated_scores_impl import Scored, Scoring, last_answer, scoring_of
+from hfx_plugins.tasks.generated_scores_impl import ALL_LEARNED, Scored, Scoring, last_answer, scoring_of
 from hfx_plugins.tasks.next_token_impl import IGNORED, NextToken
 from hfx_plugins.tasks.text_impl import encode_all
 from hfx_plugins.tasks.writer_impl import Writer
@@ -180,7 +180,7 @@ def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: dict[str
 
     Raises:
         ModelError: there is no chat template, or none that could be used.
-        ConfigError: the file of the template cannot be read, or the package of a score is missing.
+        ConfigError: the file of the template cannot be read, or answers are to be scored that cannot be.
     """
     if file := options["template"]:
         try:
@@ -193,8 +193,11 @@ def build(tokenizer: PreTrainedTokenizerBase, seq_length: int, options: dict[str
             "the tokenizer has no chat template; name a file with one ('--chat.template FILE'), or a model that was "
             "made to chat"
         )
-    Template(tokenizer).probe(options["train_on"])
+    template = Template(tokenizer)
+    template.probe(options["train_on"])
     columns = Columns(**{name: options[name] for name in ("messages", "question", "answer", "system", "tools")})
-    writer = Writer(tokenizer, options["max_new_tokens"], options["num_beams"], end_of_answer(tokenizer))
-    scoring = scoring_of("chat", options, writer)
+    if options["scores"] and options["train_on"] == "all":
+        raise ConfigError(ALL_LEARNED)
+    ends = template.ends() if options["scores"] else ()
+    scoring = scoring_of("chat", options, Writer(tokenizer, options["max_new_tokens"], options["num_beams"], ends))
     return ChatTask(tokenizer, seq_length, columns, options["train_on"], options["overflow"], scoring)

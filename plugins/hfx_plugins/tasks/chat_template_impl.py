@@ -52,11 +52,8 @@ class Template:
         """
         from jinja2.exceptions import TemplateError
 
-        from hfx_plugins.tasks.conversation_impl import Conversation
-
-        messages = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "It is."}]
         try:
-            written = self.written(Conversation(messages, None, 0), train_on, "a short conversation")
+            written = self._short(train_on)
         except TemplateError as error:
             raise ModelError(
                 f"the chat template cannot be used: {error}; give another with '--chat.template'"
@@ -69,6 +66,19 @@ class Template:
                 "the chat template ends an answer with no special token, so a model would not learn to stop; give one "
                 "that does with '--chat.template FILE'"
             )
+
+    def ends(self) -> tuple[int, ...]:
+        """Return the token with which an answer ends, of a template that was probed; a text may end with another."""
+        written = self._short("last")
+        start, stop = written.answers[-1]
+        found = self._tail.search(written.text[start:stop])
+        return () if found is None else (int(self._tokenizer.convert_tokens_to_ids(found[1])),)
+
+    def _short(self, train_on: str) -> Written:
+        from hfx_plugins.tasks.conversation_impl import Conversation
+
+        messages = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "It is."}]
+        return self.written(Conversation(messages, None, 0), train_on, "a short conversation")
 
     def written(self, conversation: Conversation, train_on: str, where: str) -> Written:
         """Write a conversation, and find what is learned of it.
@@ -178,11 +188,3 @@ def _plain(text: str) -> str:
 def refused(error: Exception) -> Drop:
     """Return why a conversation is left out that the template does not write."""
     return Drop(f"template: {str(error).strip().splitlines()[0][:80] if str(error).strip() else type(error).__name__}")
-
-
-def end_of_answer(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the token with which a template ends an answer, which may be another than that of a text; or none."""
-    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
-    written: list[int] = tokenizer.apply_chat_template(said, return_dict=False)
-    special = set(tokenizer.all_special_ids)
-    return tuple(id_ for id_ in reversed(written) if id_ in special)[:1]

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
     from hfx import Metrics, Plugin, Run
 
+ALL_LEARNED = (
+    "'chat.scores' compares answers, and 'chat.train_on' is 'all', which tells none from the rest; add "
+    "'--chat.train-on assistant'"
+)
+"""What is wrong where answers are scored and every word is learned."""
 PAD = -1
 """What pads the bytes of a text."""
 _PACKAGES = {
