@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,13 @@ def test_a_plugin_without_a_counterpart_is_named(name: str, folder: Path) -> Non
         ejected(run)
     assert not (run / "accelerate").exists()
     assert not list(run.glob(".eject*"))
+
+
+def test_what_an_evaluation_scores_is_no_part_of_a_script(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sacrebleu")
+    cell = CELLS["seq2seq"]
+    scored = replace(cell, plugins={"seq2seq": cell.plugins["seq2seq"] | {"scores": ["bleu"]}})
+    assert furthest(ejected(trained(scored, folder / "scored")), capsys) <= 1e-5
 
 
 class Skips(Plugin):
