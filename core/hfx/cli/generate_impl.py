@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TextSt
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
+from hfx.endings import ends_of
 from hfx.errors import ConfigError, DataError, HfxError, ModelError
 from hfx.remote_code import RemoteCode, safetensors_only
 
@@ -50,7 +51,7 @@ class Generator:
         self._options = sampling | {
             "max_new_tokens": max_new_tokens,
             "pad_token_id": self._tokenizer.eos_token_id if pad is None else pad,
-            "eos_token_id": self._ends(),
+            "eos_token_id": ends_of(self._tokenizer, model, self._chat),
         }
         torch.manual_seed(seed)
 
@@ -101,17 +102,6 @@ class Generator:
         if not ids or not (asked.prompt or asked.messages):
             raise ModelError("the prompt has no tokens; give some text with '--prompt'")
         return ids
-
-    def _ends(self) -> list[int] | None:
-        """Return the tokens that end a text: those the model names, the tokenizer's, in a chat that of an answer."""
-        named = self._model.generation_config.eos_token_id
-        ends = {*([named] if isinstance(named, int) else named or []), self._tokenizer.eos_token_id}
-        if self._chat:
-            said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
-            written = self._tokenizer.apply_chat_template(said, return_dict=False)
-            special = set(self._tokenizer.all_special_ids)
-            ends |= {next((id_ for id_ in reversed(written) if id_ in special), None)}
-        return sorted(ends - {None}) or None
 
 
 def _loaded(source: str) -> tuple[Any, Any]:

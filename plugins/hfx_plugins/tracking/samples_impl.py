@@ -12,6 +12,7 @@ import torch
 from jinja2.exceptions import TemplateError
 
 from hfx import redacted
+from hfx.endings import ends_of
 from hfx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,14 +28,14 @@ def write(run: Run, options: Samples) -> None:
     chats = run.resolved.roles["task"].plugin == "chat"
     for prompt in options.prompts:
         with torch.no_grad(), _evaluating(run), warnings.catch_warnings(action="ignore"):
-            text = _text(run, _ids(run.tokenizer, prompt, chats), options)
+            text = _text(run, _ids(run.tokenizer, prompt, chats), options, ends_of(run.tokenizer, run.model, chats))
         line = redacted({"step": run.step, "event": "sample", "prompt": prompt, "text": text})
         run.log(line)
         shown = text if len(text) <= SHOWN else text[:SHOWN] + " ..."
         print(f"hfx: sample at step {run.step}: {line['prompt']!r} -> {shown!r}", file=sys.stderr, flush=True)
 
 
-def _text(run: Run, ids: list[int], options: Samples) -> str:
+def _text(run: Run, ids: list[int], options: Samples, ends: list[int] | None) -> str:
     model: Any = run.model
     given = torch.tensor([ids], device=run.device)
     drawn = {"do_sample": True, "temperature": options.temperature} if options.temperature else {"do_sample": False}
@@ -42,7 +43,7 @@ def _text(run: Run, ids: list[int], options: Samples) -> str:
     with run.precision.autocast():
         written = model.generate(
             input_ids=given, attention_mask=torch.ones_like(given), max_new_tokens=options.max_new_tokens,
-            pad_token_id=end if pad is None else pad, eos_token_id=end, **drawn,
+            pad_token_id=end if pad is None else pad, eos_token_id=ends, **drawn,
         )  # fmt: skip
     new = written[0] if model.config.is_encoder_decoder else written[0, len(ids) :]
     return str(run.tokenizer.decode(new, skip_special_tokens=True))
