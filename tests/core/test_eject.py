@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import runpy
 from collections.abc import Generator, Iterator
@@ -74,8 +75,13 @@ def _without(run: Path, name: str) -> Path:
 def furthest(script: Path, capsys: pytest.CaptureFixture[str]) -> float:
     """Run a script, and return how far a step's loss was from the run's."""
     capsys.readouterr()
-    with own_accelerate_state():
-        runpy.run_path(str(script), run_name="__main__")
+    before = dict(os.environ)
+    try:
+        with own_accelerate_state():
+            runpy.run_path(str(script), run_name="__main__")
+    finally:
+        os.environ.clear()  # accelerate and the Trainer say there what they were asked for
+        os.environ.update(before)
     told = capsys.readouterr().out
     steps = re.findall(r"loss (\S+)  \(the run: (\S+)\)", told)
     assert len(steps) == 4, told
