@@ -188,6 +188,8 @@ def _to_the_end(run: Run, begins: bool) -> RunResult:
             _take_back(run)
         raise
     run.at("the export")
+    if result.stopped and result.stopped not in STOP_SIGNALS and run.world.is_main:
+        print(f"hfx: ended at step {run.step} of {run.total_steps}: {result.stopped}", file=sys.stderr, flush=True)
     if result.stopped not in STOP_SIGNALS:
         take_chosen(run)
         run.hooks.export(run=run, path=_place_of_model(run))

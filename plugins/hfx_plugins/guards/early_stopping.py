@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +47,4 @@ class EarlyStopping(Plugin):
             return
         kept["without"] = kept.get("without", 0) + 1
         if kept["without"] >= self.patience:
-            reason = f"'{self.metric}' has not got better for {kept['without']} evaluations"
-            run.request_stop(reason)
-            if run.world.is_main:
-                print(f"hfx: {reason}; the run ends", file=sys.stderr, flush=True)
+            run.request_stop(f"'{self.metric}' has not got better for {kept['without']} evaluations")
