@@ -14,7 +14,9 @@ from hfx.config import RunConfig
 from hfx.discovery import found
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "guide").glob("*.md"))]
+PAGES = [ROOT / "README.md"] + [
+    page for folder in ("", "guide", "tutorials") for page in sorted((ROOT / "docs" / folder).glob("*.md"))
+]
 WRONG_ON_PURPOSE = {"lino", "nope", "NAME", "no", "TECHNIQUE", "mine"}
 """Misspellings that a page shows the answer to, and words that stand for a name."""
 MISSPELT = {"--lion.lrr"}
@@ -38,6 +40,7 @@ def of_packages() -> set[str]:
     for page in PAGES:
         names |= set(re.findall(r"^(\w+) = \"[\w.]+:\w+\"", page.read_text(), re.MULTILINE))
         names |= set(re.findall(r"`(\w+) = \"[\w.]+:\w+\"`", page.read_text()))
+        names |= set(re.findall(r"^\$ hfx plugins new (\w+)", page.read_text(), re.MULTILINE))
     return names
 
 
