@@ -91,7 +91,7 @@ def not_printed(step: Step, printed: str) -> list[str]:
     if step.text.startswith("hfx generate"):
         return []  # what a model says depends on the model
     rest, lost = [_told(line) for line in printed.splitlines()], []
-    for shown in step.shown:
+    for shown in (line for line in step.shown if line != "..."):
         pattern = re.compile(".*".join(re.escape(part) for part in _told(shown).split("...")))
         at = next((at for at, line in enumerate(rest) if pattern.fullmatch(line)), None)
         if at is None:
@@ -116,7 +116,7 @@ class Shell:
         environ = environment(HFX_CACHE=str(folder.parent / f"{folder.name}-cache"), OMP_NUM_THREADS="1")
         environ["PATH"] = f"{place / 'bin'}:{environ['PATH']}"
         self._process = subprocess.Popen(
-            ["bash"], cwd=folder, env=environ, text=True, bufsize=1,
+            ["bash"], cwd=folder, env=environ, text=True, errors="replace", bufsize=1,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 

@@ -44,7 +44,7 @@ def test_a_page_has_files_and_commands_and_shows_what_they_print(page: Path) -> 
 @pytest.mark.parametrize(
     ("shown", "lost"),
     [
-        (["step 7/9  loss 4.1  ...", "run: runs/a"], []),
+        (["step 7/9  loss 4.1  ...", "...", "run: runs/a"], []),
         (["plan  2.5 GiB at most"], []),
         (["run: runs/b"], ["run: runs/b"]),
         (["run: runs/a", "step 1/9  loss 5.2  lr 1e-3"], ["step 1/9  loss 5.2  lr 1e-3"]),
