@@ -27,6 +27,8 @@ from hfx.run import Run
 SERVED = ("hfx_check", "hfx_source", "hfx_tokenizer", "hfx_task", "hfx_sampler", "hfx_batcher", "hfx_model",
           "hfx_optimizer", "hfx_schedule")  # fmt: skip
 """The hooks that a script has a use for."""
+BESIDE = (*SERVED, "hfx_eject")
+"""With those that say nothing of a run under way."""
 _NEVER = ("output", "resume", "nproc", "nnodes", "rdzv", "model", "data", "eval_data", "steps", "epochs", "tokens")
 """Fields of a run that mean nothing here, or are arguments of their own."""
 
@@ -141,12 +143,12 @@ def _roles(active: ActivePlugin) -> set[str]:
 
 def _serves(active: ActivePlugin) -> bool:
     """Return whether a default has a part here: the precision is asked for its numbers, the loop never."""
-    return set(implementations(type(active.plugin))) <= {*SERVED, "hfx_precision"}
+    return set(implementations(type(active.plugin))) <= {*BESIDE, "hfx_precision"}
 
 
 def _refuse(chosen: list[ActivePlugin]) -> None:
     for active in chosen:
-        beyond = [hook for hook in implementations(type(active.plugin)) if hook not in SERVED]
+        beyond = [hook for hook in implementations(type(active.plugin)) if hook not in BESIDE]
         if beyond and active.origin.kind == "policy":
             raise ConfigError(
                 f"the policy {active.origin} turns '{active.name}' on, which needs a run of hfx ('{beyond[0]}'); "

@@ -104,7 +104,10 @@ def test_a_model_folder_says_itself_what_its_labels_are(run: str, folder: Path) 
     label = {"kinds": "label", "sizes": "size", "letters": "letters"}[run]
     words = ("--data", "test.jsonl", "--seq-length", "16", "--plugin", "fp32")
     alone = judged(folder, f"{run}/model", *words, "--classification.label", label)
-    assert alone == judged(folder, run, "--data", "test.jsonl")
+    own = judged(folder, run, "--data", "test.jsonl")
+    # The run's batches are of another size, by which a processor may round its products.
+    assert alone.pop("figures") == pytest.approx(own.pop("figures"), rel=1e-6)
+    assert alone == own
 
 
 def test_a_cache_that_no_longer_has_the_labels_is_filled_from_the_training_rows(folder: Path, tmp_path: Path) -> None:

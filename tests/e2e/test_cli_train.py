@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from command_line import MODULE, environment, hfx
 from toy_packages import toy_package
@@ -96,11 +97,11 @@ def test_generate_continues_a_prompt_and_repeats_itself(folder: Path) -> None:
 
 
 @contextmanager
-def on_a_terminal(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def on_a_terminal(folder: Path, model: str, *words: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Yield `hfx generate` at work on a terminal of its own, and the end that shows what is written to it."""
     shown, terminal = pty.openpty()
     process = subprocess.Popen(
-        [*MODULE, "generate", "done", "--prompt", "1 plus", "--temperature", "1.0", *words], cwd=folder,
+        [*MODULE, "generate", model, "--prompt", "1 plus", *words], cwd=folder,
         stdin=subprocess.DEVNULL, stdout=terminal, stderr=subprocess.PIPE, env=environment(OMP_NUM_THREADS="1"),
     )  # fmt: skip
     os.close(terminal)
@@ -122,20 +123,24 @@ def written(shown: int) -> bytes:
 
 @pytest.mark.usefixtures("finished")
 def test_generate_writes_on_a_terminal_as_the_words_come(folder: Path) -> None:
-    words = ("--max-new-tokens", "40", "--seed", "1")
-    with on_a_terminal(folder, *words) as (process, shown):
+    words = ("--max-new-tokens", "40", "--temperature", "1.0", "--seed", "1")
+    with on_a_terminal(folder, "done", *words) as (process, shown):
         pieces = list(iter(lambda: written(shown), b""))
         assert process.wait() == 0
-    plain = hfx(
-        "generate", "done", "--prompt", "1 plus", "--temperature", "1.0", *words, cwd=folder, OMP_NUM_THREADS="1"
-    )
+    plain = hfx("generate", "done", "--prompt", "1 plus", *words, cwd=folder, OMP_NUM_THREADS="1")
     assert b"".join(pieces).decode().replace("\r\n", "\n") == plain.stdout
     assert len(pieces) > 3
 
 
 @pytest.mark.usefixtures("finished")
 def test_ctrl_c_ends_generate_without_a_traceback(folder: Path) -> None:
-    with on_a_terminal(folder, "--max-new-tokens", "100000") as (process, shown):
+    shutil.copytree(folder / "done" / "model", folder / "endless")
+    path = folder / "endless" / "model.safetensors"
+    weights = load_file(path)
+    end = json.loads((folder / "endless" / "config.json").read_text())["eos_token_id"]
+    weights["model.embed_tokens.weight"][end] = 0  # the head, too: some token is likelier than the one that ends a text
+    save_file(weights, path, metadata={"format": "pt"})
+    with on_a_terminal(folder, "endless", "--max-new-tokens", "100000") as (process, shown):
         assert written(shown)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
