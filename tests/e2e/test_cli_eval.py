@@ -106,7 +106,7 @@ def test_a_model_folder_says_itself_what_its_labels_are(run: str, folder: Path) 
     alone = judged(folder, f"{run}/model", *words, "--classification.label", label)
     own = judged(folder, run, "--data", "test.jsonl")
     # The run's batches are of another size, by which a processor may round its products.
-    assert alone.pop("figures") == pytest.approx(own.pop("figures"), rel=1e-6)
+    assert alone.pop("figures") == pytest.approx(own.pop("figures"), rel=1e-3)
     assert alone == own
 
 
