@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,7 @@ def on_a_terminal(folder: Path, model: str, *words: str) -> Iterator[tuple[subpr
     process = subprocess.Popen(
         [*MODULE, "generate", model, "--prompt", "1 plus", *words], cwd=folder,
         stdin=subprocess.DEVNULL, stdout=terminal, stderr=subprocess.PIPE, env=environment(OMP_NUM_THREADS="1"),
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )  # fmt: skip
     os.close(terminal)
     try:
