@@ -117,9 +117,9 @@ def _recorded(folder: Path) -> dict[int, dict[str, Any]]:
     """Return what the run recorded of its steps: where each began, its rows, its loss."""
     found: dict[int, dict[str, Any]] = {}
     ledger = folder / "ledger.jsonl"
-    for line in ledger.read_text().splitlines() if ledger.exists() else ():
-        entry = json.loads(line)
-        found[entry["step"]] = {"position": Position(**entry["position"]), "rows": entry["rows"]}
+    for text in ledger.read_text().splitlines() if ledger.exists() else ():
+        if entry := line_of(text):  # the last one of a killed run may be torn
+            found[entry["step"]] = {"position": Position(**entry["position"]), "rows": entry["rows"]}
     metrics = folder / METRICS_FILE
     for text in metrics.read_text().splitlines() if metrics.exists() else ():
         if (told := line_of(text)) and is_step(told):

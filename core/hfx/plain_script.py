@@ -32,6 +32,7 @@ class PlainScript:
     """What the script leaves out, and why it can: a sentence each."""
     loss: str = ""
     """The source of the function of the loss."""
+    loss_name: str = ""
     constants: dict[str, Any] = field(default_factory=dict)
     """Its arguments beyond model and batch."""
     columns: list[Callable[[Values], Values]] = field(default_factory=list)
@@ -55,5 +56,3 @@ class PlainScript:
         self.loss = textwrap.dedent(inspect.getsource(function))
         self.loss_name = function.__name__
         self.constants = constants
-
-    loss_name: str = ""

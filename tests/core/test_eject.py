@@ -164,6 +164,19 @@ def test_samples_are_those_of_the_run_though_the_file_has_changed(
     assert not (run / "trainer").exists()
 
 
+def test_a_torn_last_line_of_a_killed_run_is_no_obstacle(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained(CELLS["adamw"], folder / "torn")
+    ledger = (run / "ledger.jsonl").read_text()
+    (run / "ledger.jsonl").write_text(ledger.rstrip("\n")[:-9])
+    assert furthest(ejected(run), capsys) <= 1e-5
+
+
+def test_adapters_have_options_of_their_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("peft")
+    both = replace(CELLS["lora"], also={"parameter_groups": {"lr": {"*lora_A*": 1e-3}}})
+    assert furthest(ejected(trained(both, folder / "adapted")), capsys) <= 1e-5
+
+
 def test_samples_that_the_ledger_does_not_know_are_refused(folder: Path) -> None:
     run = trained(CELLS["adamw"], folder / "another order")
     lines = (run / "ledger.jsonl").read_text().splitlines()

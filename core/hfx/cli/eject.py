@@ -33,7 +33,7 @@ def command(run: Path, style: str, output: Path | None) -> None:
     The script prints its losses beside those that the run recorded. What it trains on lies beside it, in order, as the
     run's plugins left it; so do the first weights. A plugin that has no counterpart in plain code is refused by name.
     """
-    from hfx.cli.export import check_run
+    from hfx.cli.export import check_run, refuse_others
     from hfx.errors import UsageError
     from hfx.launch import world_from
     from hfx.layers import flag
@@ -45,7 +45,7 @@ def command(run: Path, style: str, output: Path | None) -> None:
         raise UsageError("'hfx eject' is one process; start it without a launcher")
     check_run(run)
     target = output or run / style
-    _refuse_others(target)
+    refuse_others(target)
     resolved = resolve(
         yaml_path=run / RUN_FILE,
         fields={name: flag(name, text) for name, text in (("nproc", "1"), ("nnodes", "1"), ("rdzv", "none"))},
@@ -57,17 +57,3 @@ def command(run: Path, style: str, output: Path | None) -> None:
 
     script = eject(resolved, run, target, style)
     click.echo(f"script: {script}")
-
-
-def _refuse_others(target: Path) -> None:
-    """Refuse to write into a folder that holds something.
-
-    Raises:
-        ConfigError: says what is in the way.
-    """
-    from hfx.errors import ConfigError
-
-    if target.is_dir() and (held := sorted(target.iterdir())):
-        raise ConfigError(f"'{target}' holds other things ('{held[0].name}'); choose another '--output', or move them")
-    if target.exists() and not target.is_dir():
-        raise ConfigError(f"'{target}' is a file; choose another '--output'")

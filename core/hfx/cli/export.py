@@ -130,8 +130,8 @@ _OURS = ("*config.json", "model*.safetensors", "adapter_model.safetensors", "*.i
 """What `save_pretrained` of models, adapters and tokenizers writes."""
 
 
-def refuse_others(target: Path, run: Path) -> None:
-    """Refuse to write over anything but an empty folder and the run's own export.
+def refuse_others(target: Path, run: Path | None = None) -> None:
+    """Refuse to write over anything but an empty folder and, in the folder of a run that is given, its own export.
 
     Raises:
         ConfigError: says what is in the way.
@@ -143,7 +143,7 @@ def refuse_others(target: Path, run: Path) -> None:
     if target.exists() and not target.is_dir():
         raise ConfigError(f"'{target}' is a file; choose another '--output'")
     held = sorted(target.iterdir()) if target.is_dir() else []
-    if target.absolute().parent == run.absolute():
+    if run is not None and target.absolute().parent == run.absolute():
         held = [file for file in held if file.is_dir() or not any(fnmatchcase(file.name, name) for name in _OURS)]
     if held:
         raise ConfigError(f"'{target}' holds other things ('{held[0].name}'); choose another '--output', or move them")

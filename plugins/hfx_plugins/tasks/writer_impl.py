@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hfx.endings import ends_of
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
@@ -67,14 +69,13 @@ class Writer:
     def _generated(self, model: Any, inputs: Mapping[str, Tensor], most: int) -> Tensor:
         import torch
 
-        named = model.generation_config.eos_token_id
-        ends = {*([named] if isinstance(named, int) else named or []), self.tokenizer.eos_token_id, *self.ends}
+        ends = {*(ends_of(self.tokenizer, model, chats=False) or ()), *self.ends}
         # It remarks on a generation config of other lengths, once for every batch.
         with torch.no_grad(), warnings.catch_warnings(action="ignore"):
             found: Tensor = model.generate(
                 **inputs, max_new_tokens=most, num_beams=self.num_beams, do_sample=False, use_cache=True,
                 num_return_sequences=1, return_dict_in_generate=False, pad_token_id=self._pad(),
-                eos_token_id=sorted(ends - {None}) or None,
+                eos_token_id=sorted(ends) or None,
             )  # fmt: skip
         return found
 
