@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hfx.blame import ran_out
 from hfx.claim import NO_RUN, claimed
 from hfx.collective import explained, of_ranks
-from hfx.errors import DeviceMemoryError, HfxError, IncompatibleError, StorageError
+from hfx.errors import DeviceMemoryError, HfxError, StorageError
 from hfx.halving import follow
 from hfx.launch import LAUNCHED, STOP_SIGNALS, stopping_on_signals, world_from
 from hfx.preload import preloaded
@@ -250,27 +250,32 @@ def _pinned(run: Run) -> Resolved:
 
 def problems(resolved: Resolved) -> list[Problem]:
     """Return what the plugins' first checks find in names and options, before torch is imported."""
+    run = _unopened(resolved)
+    return run.hooks.check(run=run)
+
+
+def refuse(resolved: Resolved) -> list[str]:
+    """Return what these checks only warn of.
+
+    Raises:
+        IncompatibleError: what cannot work, a line each.
+    """
+    run = _unopened(resolved)
+    return run.hooks.refuse(run=run)
+
+
+def _unopened(resolved: Resolved) -> Run:
     from hfx.protocols import World
     from hfx.run import Run
 
-    return _problems(Run(resolved, Path(resolved.config.output or "runs/new"), World()))
-
-
-def _problems(run: Run) -> list[Problem]:
-    run.checking = True
-    try:
-        return run.hooks.check(run=run)
-    finally:
-        run.checking = False
+    return Run(resolved, Path(resolved.config.output or "runs/new"), World())
 
 
 def _check(run: Run) -> None:
-    for problem in _problems(run):
-        if problem.fatal:
-            raise IncompatibleError(problem.message)
-        if _tells(run) and problem.message not in run.warned:
-            run.warned.add(problem.message)
-            print(f"hfx: warning: {problem.message}", file=sys.stderr)
+    for message in run.hooks.refuse(run=run):
+        if _tells(run) and message not in run.warned:
+            run.warned.add(message)
+            print(f"hfx: warning: {message}", file=sys.stderr)
 
 
 def _tells(run: Run) -> bool:

@@ -13,7 +13,7 @@ from pydantic import PrivateAttr
 from hfx.bridge_script import Script
 from hfx.config import RunConfig
 from hfx.discovery import canonical, found, split_name
-from hfx.errors import ConfigError, IncompatibleError
+from hfx.errors import ConfigError
 from hfx.given import GivenData, GivenTokenizer
 from hfx.implementations import implementations
 from hfx.layers import DEFAULT
@@ -162,12 +162,5 @@ def _refuse(chosen: list[ActivePlugin]) -> None:
 
 
 def _check(run: Run) -> None:
-    run.checking = True
-    try:
-        problems = run.hooks.check(run=run)
-    finally:
-        run.checking = False
-    for problem in problems:
-        if problem.fatal:
-            raise IncompatibleError(problem.message)
-        print(f"hfx: warning: {problem.message}", file=sys.stderr)
+    for message in run.hooks.refuse(run=run):
+        print(f"hfx: warning: {message}", file=sys.stderr)

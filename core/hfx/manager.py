@@ -162,9 +162,24 @@ class Manager:
     def check(self, run: Run) -> list[Problem]:
         """Return what the plugins report that cannot work."""
         problems: list[Problem] = []
-        for reported in self._call("hfx_check", run=run):
-            problems += self._problems(reported)
+        run.checking = True
+        try:
+            for reported in self._call("hfx_check", run=run):
+                problems += self._problems(reported)
+        finally:
+            run.checking = False
         return problems
+
+    def refuse(self, run: Run) -> list[str]:
+        """Return what the plugins' checks only warn of.
+
+        Raises:
+            IncompatibleError: what cannot work, all of it, a line each: who mends the first should not meet the next.
+        """
+        problems = self.check(run=run)
+        if fatal := [problem.message for problem in problems if problem.fatal]:
+            raise IncompatibleError("\n".join(dict.fromkeys(fatal)))
+        return [problem.message for problem in problems]
 
     def step_end(self, run: Run, metrics: dict[str, Any]) -> None:
         """Tell the listeners that a step is done."""
@@ -255,8 +270,4 @@ def ask_the_policys_plugins(run: Run) -> None:
     Raises:
         IncompatibleError: one does.
     """
-    run.checking = True
-    for problem in Manager([active for active in run.active if active.origin.kind == "policy"]).check(run=run):
-        if problem.fatal:
-            raise IncompatibleError(problem.message)
-    run.checking = False
+    Manager([active for active in run.active if active.origin.kind == "policy"]).refuse(run=run)

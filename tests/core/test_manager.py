@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from hfx.manager import ActivePlugin, Manager
 from hfx.plugin import Plugin, hookimpl
 from hfx.protocols import Problem, Rows, RunResult
 
-RUN: Any = object()
+RUN: Any = SimpleNamespace(checking=False)
 DONE = RunResult(Path("runs/x"), {}, 3)
 
 
@@ -126,6 +127,25 @@ def test_check_gathers_the_problems_of_lists_and_generators() -> None:
 
     problems = manager(a=Listed(), b=Yielding(), c=Quiet()).check(RUN)
     assert {problem.message for problem in problems} == {"one", "two"}
+
+
+def test_all_that_cannot_work_is_said_at_once_each_once_and_warnings_are_returned_where_all_else_can() -> None:
+    class Refuses(Plugin):
+        """Refuses."""
+
+        fatal: bool = True
+
+        @hookimpl
+        def hfx_check(self, run: Any) -> Iterator[Problem]:
+            assert run.checking
+            yield Problem("first; leave it out", fatal=self.fatal)
+            yield Problem("second; leave it out", fatal=self.fatal)
+
+    with pytest.raises(IncompatibleError) as refused:
+        manager(a=Refuses(), b=Refuses(), c=Refuses(fatal=False)).refuse(RUN)
+    assert str(refused.value).splitlines() == ["first; leave it out", "second; leave it out"]
+    assert manager(a=Refuses(fatal=False)).refuse(RUN) == ["first; leave it out", "second; leave it out"]
+    assert not RUN.checking
 
 
 def test_a_check_that_returns_something_else_is_named() -> None:

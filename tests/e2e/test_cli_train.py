@@ -186,6 +186,27 @@ def test_a_dry_run_says_what_the_run_would_be_refused_for() -> None:
     assert "run.data" in done.stdout
 
 
+@pytest.mark.parametrize("command", [("train",), ("train", "--dry-run"), ("data", "prepare")], ids=" ".join)
+def test_all_that_a_run_is_refused_for_is_said_at_once_a_line_each(command: tuple[str, ...], folder: Path) -> None:
+    others = (
+        "--plugin",
+        "balanced",
+        "--plugin",
+        "pretrained",
+        "--plugin",
+        "optimizer_in_backward",
+        "--max-grad-norm",
+        "1.0",
+    )
+    done = hfx(*command, *others, "--data", "text.txt", cwd=folder)
+    assert done.returncode == 2
+    refused = [line for line in done.stderr.splitlines() if not line.startswith("hfx: warning")]
+    assert len(refused) >= 2, done.stderr
+    assert all(line.startswith("hfx: '") for line in refused)
+    assert any("'optimizer_in_backward' cannot clip" in line for line in refused)
+    assert any("'pretrained' has no model to load" in line for line in refused)
+
+
 @pytest.mark.usefixtures("finished")
 def test_resuming_whatever_the_output_holds_needs_nothing_else(folder: Path) -> None:
     done = hfx("train", "--output", "done", "--resume", "auto", "--dry-run", cwd=folder)

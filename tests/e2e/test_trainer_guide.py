@@ -20,6 +20,10 @@ IN_SHORT = "trainer_arguments("
 """What a block has that is run every time; the others take as long, and need not be."""
 
 
+NAMES = f'hfx() {{ "{sys.executable}" -m hfx "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}'
+"""What a reader's shell finds, whichever environment the tests were started from."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder as the page says: rows, and a small model in `base`."""
@@ -46,7 +50,7 @@ def test_a_block_runs(language: str, text: str, folder: Path) -> None:
         command = [sys.executable, "-c", text]
     else:
         typed = re.sub(r"^\$ ", "", text, flags=re.MULTILINE)
-        command = ["bash", "-ec", f'hfx() {{ "{sys.executable}" -m hfx "$@"; }}\n{typed}']
+        command = ["bash", "-ec", f"{NAMES}\n{typed}"]
     environ = environment(HFX_CACHE=str(folder / "cache"))
     done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -32,11 +32,11 @@ def run(data: Path) -> Path:
     return data.parent / "run"
 
 
-def best_of(run: Path) -> int:
+def best_of(run: Path, before: int = 32) -> int:
     """Return the step of the lowest `eval_loss`; which it is depends on a machine's last bits."""
     losses = {step: line["eval_loss"] for step, line in evaluations(run).items()}
     found = min(losses, key=losses.__getitem__)
-    assert 8 <= found < 32, losses
+    assert 8 <= found < before, losses
     return found
 
 
@@ -122,7 +122,7 @@ def test_two_processes_choose_and_export_what_one_does(backend: str, data: Path,
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config(data, plugins={"best": {}, backend: {}})))
     done = command("train", "config.yaml", "--nproc", "2", "--output", "run", cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
-    best = best_of(tmp_path / "run")
+    best = best_of(tmp_path / "run", before=40)
     assert f"the model is that of step {best} of 40" in done.stderr
     assert same(exported(tmp_path / "run"), checkpointed(tmp_path / "run", best))
 

@@ -11,7 +11,7 @@ import click
 
 from hfx.cli import tracebacks
 from hfx.cli.usage import explain
-from hfx.errors import HfxError
+from hfx.errors import HfxError, IncompatibleError
 from hfx.redact import redacted, redacting, trace
 
 INTERRUPTED = 130
@@ -92,7 +92,9 @@ def _stdout_is_closed() -> bool:
 def _tell(error: BaseException, text: str, code: int) -> int:
     if tracebacks.wanted():
         click.echo(trace(error), err=True, nl=False)
-    click.echo(f"hfx: {text}", err=True)
+    # Several problems of plugins are a line each, and each reads alone.
+    each = text.splitlines() if isinstance(error, IncompatibleError) else [text]
+    click.echo("\n".join(f"hfx: {line}" for line in each), err=True)
     return code
 
 

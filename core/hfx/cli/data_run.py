@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from hfx.cli.run_command import RunArguments, arguments
-from hfx.errors import IncompatibleError
 from hfx.resume import RUN_FILE
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def opened(ctx: click.Context, *plugins: str) -> Run:
     Raises:
         IncompatibleError: a plugin's check refuses it.
     """
-    from hfx.api import problems
+    from hfx.api import refuse
     from hfx.protocols import World
     from hfx.quiet import quieten
     from hfx.run import Run
@@ -34,10 +33,8 @@ def opened(ctx: click.Context, *plugins: str) -> Run:
     resolved = typed.resolve()
     for note in resolved.notes:
         click.echo(f"hfx: {note}", err=True)
-    for problem in problems(resolved):
-        if problem.fatal:
-            raise IncompatibleError(problem.message)
-        click.echo(f"hfx: warning: {problem.message}", err=True)
+    for message in refuse(resolved):
+        click.echo(f"hfx: warning: {message}", err=True)
     quieten()
     return Run(resolved, _output(typed, resolved), World())
 

@@ -29,13 +29,10 @@ def refuse_problems(resolved: Resolved) -> None:
     """
     import click
 
-    from hfx.api import problems
-    from hfx.errors import IncompatibleError
+    from hfx.api import refuse
 
-    for problem in problems(resolved):
-        if problem.fatal:
-            raise IncompatibleError(problem.message)
-        click.echo(f"hfx: warning: {problem.message}", err=True)
+    for message in refuse(resolved):
+        click.echo(f"hfx: warning: {message}", err=True)
 
 
 def origins(resolved: Resolved) -> str:

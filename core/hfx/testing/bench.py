@@ -19,7 +19,7 @@ import torch
 
 from hfx.activation import Activation
 from hfx.discovery import found
-from hfx.errors import HfxError, IncompatibleError
+from hfx.errors import HfxError
 from hfx.implementations import implementations, provided
 from hfx.plugin import Plugin, snake_case
 from hfx.policy import Policy, load_policy
@@ -145,13 +145,7 @@ class Bench:
     def _open(self, fields: Mapping[str, Any], objects: Sequence[Plugin], output: Path | None = None) -> Run:
         run = Run(self._resolved(fields, objects), output or self.fresh("run"), World())
         run.cache = self.folder / "cache"
-        run.checking = True
-        try:
-            fatal = [problem.message for problem in run.hooks.check(run=run) if problem.fatal]
-        finally:
-            run.checking = False
-        if fatal:
-            raise IncompatibleError(fatal[0])
+        run.hooks.refuse(run=run)
         return run
 
     def _resolved(self, fields: Mapping[str, Any], objects: Sequence[Plugin]) -> Resolved:

@@ -95,7 +95,6 @@ def its_hooks_can_be_called(bench: Bench) -> None:
 def takes_part_in_a_plain_run(bench: Bench) -> None:
     """There is a run, with a model and data or without, to which the plugin's `hfx_check` has no objection."""
     with bench.run() as run:
-        run.checking = True
         for problem in run.hooks.check(run=run):
             assert problem.message.strip(), "`hfx_check` reports a problem without a message"
 
