@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hfx.manager import ActivePlugin, Manager
 from hfx.plugin import Plugin, hookimpl
 from hfx.protocols import Problem, RunResult
 
-RUN: Any = object()
+RUN: Any = SimpleNamespace(checking=False)
 DONE = RunResult(Path("runs/x"), {}, 3)
 
 

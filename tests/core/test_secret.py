@@ -8,6 +8,7 @@ import logging
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -133,7 +134,7 @@ def test_the_error_of_a_plugin_that_tells_its_secret_holds_the_name(monkeypatch:
     monkeypatch.setenv("MINE", PLAIN)
     active = ActivePlugin("vault", Vault(token="env:MINE"), "acme", "1", DEFAULT)
     with pytest.raises(PluginError, match="refused env:MINE"):
-        Manager([active]).check(run=None)  # type: ignore[arg-type]
+        Manager([active]).check(run=SimpleNamespace(checking=False))  # type: ignore[arg-type]
 
 
 # ── the redactor ─────────────────────────────────────────────────────────────────────────────────────────────────────
