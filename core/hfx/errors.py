@@ -14,7 +14,7 @@
     ├── RemoteError             exit 1   a hub or the network
     └── PluginError             exit 1   a plugin raised, or returned what its hook does not allow
 
-Messages are one or two lines: what is wrong; what to do.
+Messages are one or two lines: what is wrong; what to do. An IncompatibleError may have such a line for each problem.
 """
 
 from __future__ import annotations

@@ -188,17 +188,8 @@ def test_a_dry_run_says_what_the_run_would_be_refused_for() -> None:
 
 @pytest.mark.parametrize("command", [("train",), ("train", "--dry-run"), ("data", "prepare")], ids=" ".join)
 def test_all_that_a_run_is_refused_for_is_said_at_once_a_line_each(command: tuple[str, ...], folder: Path) -> None:
-    others = (
-        "--plugin",
-        "balanced",
-        "--plugin",
-        "pretrained",
-        "--plugin",
-        "optimizer_in_backward",
-        "--max-grad-norm",
-        "1.0",
-    )
-    done = hfx(*command, *others, "--data", "text.txt", cwd=folder)
+    words = "--plugin pretrained --plugin optimizer_in_backward --max-grad-norm 1.0 --data text.txt"
+    done = hfx(*command, *words.split(), cwd=folder)
     assert done.returncode == 2
     refused = [line for line in done.stderr.splitlines() if not line.startswith("hfx: warning")]
     assert len(refused) >= 2, done.stderr
