@@ -1,13 +1,14 @@
 """What saving a checkpoint costs beside writing and syncing the same bytes with safetensors alone, and what is left of
 it for the training where it is saved beside that.
 
-    python tests/benchmarks/bench_checkpoint.py [MEBIBYTES] [ROUNDS] [FOLDER]
+    python tests/benchmarks/bench_checkpoint.py [--mebibytes 512] [--rounds 7] [--folder FOLDER]
 
 All take turns in one process; the figures are medians. Saving hashes, writes a manifest, and syncs files and folder.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import resource
 import statistics
@@ -129,11 +130,14 @@ def measure_beside(rounds: int, where: Path | None) -> None:
 
 
 def main() -> None:
-    mebibytes, rounds = (int(word) for word in (sys.argv[1:] + ["512", "7"][len(sys.argv) - 1 :])[:2])
-    where = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mebibytes", type=int, default=512, help="of state")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--folder", type=Path, help="where to write; a temporary one where not given")
+    asked = parser.parse_args()
     for each in (16 * 2**20, 2**20, 16 * 2**10):
-        measure(mebibytes, rounds, each, where)
-    measure_beside(rounds, where)
+        measure(asked.mebibytes, asked.rounds, each, asked.folder)
+    measure_beside(asked.rounds, asked.folder)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Rows a second of the row-wise cleaning steps on generated text, as a share of a step that does nothing.
 
-Run `python tests/benchmarks/bench_cleaning.py [ROWS]`. Steps run as in preparing: in chunks of 1,000 rows, on one core.
+Run `python tests/benchmarks/bench_cleaning.py [--rows 2000]`. Steps run as in preparing: in chunks of 1,000 rows, on
+one core.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import random
-import sys
 import time
 from collections.abc import Callable
 
@@ -107,4 +108,6 @@ def main(count: int, words: int = 300) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2_000)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=2_000)
+    main(parser.parse_args().rows)

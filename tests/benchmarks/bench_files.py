@@ -1,12 +1,13 @@
 """What a folder of many small files costs: memory and seconds of finding, hashing and reading them.
 
-    python tests/benchmarks/bench_files.py [FILES]
+    python tests/benchmarks/bench_files.py [--files 200000]
 
 All figures are of one run on this machine; the files lie in a temporary folder, 1,000 to a folder.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -57,15 +58,18 @@ def measure(data: str, warm: str) -> None:
 
 
 def main() -> None:
-    if len(sys.argv) > 2:
-        measure(sys.argv[1], sys.argv[2])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--files", type=int, default=200_000)
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.measure:
+        measure(*asked.measure)
         return
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     with tempfile.TemporaryDirectory() as name:
-        write(Path(name), count)
+        write(Path(name), asked.files)
         for data in (name, f"{name}/*/*.txt"):
             print("a folder" if data == name else "a glob")
-            subprocess.run([sys.executable, __file__, data, f"{name}/part-0000"], check=True)
+            subprocess.run([sys.executable, __file__, "--measure", data, f"{name}/part-0000"], check=True)
 
 
 if __name__ == "__main__":

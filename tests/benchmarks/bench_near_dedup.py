@@ -1,12 +1,13 @@
 """What `near_dedup` finds, how fast, and in how much memory: planted pairs, 300-word documents, a million short ones.
 
-    python tests/benchmarks/bench_near_dedup.py [pairs] [speed] [million] [datasketch] [crowd]
+    python tests/benchmarks/bench_near_dedup.py [pairs] [speed] [datasketch] [crowd] [million]
 
 Without names, all parts; each in a process of its own, on one thread.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import resource
 import subprocess
@@ -215,16 +216,23 @@ def datasketch(count: int = 1_000) -> None:
 PARTS = {"pairs": pairs, "speed": speed, "datasketch": datasketch, "crowd": crowd, "million": million}
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Run the parts named, each in a process of its own."""
-    if arguments[:1] == ["--spool"]:
-        spooled(Path(arguments[1]), int(arguments[2]), int(arguments[3]))
-    elif len(arguments) == 1:
-        PARTS[arguments[0]]()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--spool", nargs=3, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if unknown := next((name for name in asked.parts if name not in PARTS), None):
+        parser.error(f"there is no part '{unknown}'; there are {', '.join(PARTS)}")
+    if asked.spool:
+        folder, count, words = asked.spool
+        spooled(Path(folder), int(count), int(words))
+    elif len(asked.parts) == 1:
+        PARTS[asked.parts[0]]()
     else:
-        for name in arguments or PARTS:
+        for name in asked.parts or PARTS:
             subprocess.run([sys.executable, __file__, name], check=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,18 +1,18 @@
 """What packing wastes and costs, beside best fit alone and the least that can be, and real tokens a second of packed
 and padded runs, taking turns.
 
-    python tests/benchmarks/bench_packing.py [TEXT]
+    python tests/benchmarks/bench_packing.py [--text FILE]
 
-With TEXT, a plain text file, the waste of its paragraphs in sequences of 256 is measured, too.
+With `--text`, a plain text file, the waste of its paragraphs in sequences of 256 is measured, too.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -128,4 +128,6 @@ def main(text: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--text", help="a plain text file, whose paragraphs are measured, too")
+    main(parser.parse_args().text)

@@ -1,6 +1,6 @@
 """Documents a second and core through each family of quality rules, beside datatrove's filters.
 
-    python tests/benchmarks/bench_quality.py [documents]
+    python tests/benchmarks/bench_quality.py [--documents 2000]
 
 Documents have 300 words. Both sides split words as hfx does, and in the last line, on a tenth of the documents, both as
 spaCy does, which is datatrove's default. Each line is the best of three of both in one process; the ratio is what
@@ -9,8 +9,8 @@ carries over to other machines.
 
 from __future__ import annotations
 
+import argparse
 import random
-import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -73,7 +73,9 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    texts = documents(int(sys.argv[1]) if len(sys.argv) > 1 else 2_000)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--documents", type=int, default=2_000)
+    texts = documents(parser.parse_args().documents)
     spacys = word_tokenizers.load_word_tokenizer
     word_tokenizers.load_word_tokenizer = lambda language: OwnSplitter(language)
     filters = _filters()

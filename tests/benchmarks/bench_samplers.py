@@ -6,6 +6,7 @@ memory of a process of its own stands beside it where the plan is a virtual one.
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
@@ -60,7 +61,7 @@ def virtual(name: str) -> None:
 def positions() -> None:
     print(f"a batch of {BATCH} at position 10^9 of a plan of 10^12 rows, sampler made anew, first call of a process")
     for name in VIRTUAL:
-        done = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, __file__, "--virtual", name], capture_output=True, text=True, check=True)
         found = json.loads(done.stdout)
         print(
             f"  {name:20} {found['ms']:7.1f} ms, {found['mb']:5.2f} MB allocated, resident +{found['resident']:.1f} MB"
@@ -127,8 +128,10 @@ def exactness() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        virtual(sys.argv[1])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--virtual", choices=VIRTUAL, help=argparse.SUPPRESS)
+    if (asked := parser.parse_args()).virtual:
+        virtual(asked.virtual)
     else:
         positions()
         exactness()

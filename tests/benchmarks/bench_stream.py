@@ -1,12 +1,13 @@
 """What streaming costs and saves: throughput beside local files, resuming, packed files, and trouble.
 
-    python tests/benchmarks/bench_stream.py [MEGABYTES]
+    python tests/benchmarks/bench_stream.py [--megabytes 60]
 
 All figures are of one run on this machine, from a web server on loopback in a process of its own.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import random
@@ -136,7 +137,9 @@ def trouble(folder: Path) -> None:
 
 
 def main() -> None:
-    megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 60
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--megabytes", type=int, default=60)
+    megabytes = parser.parse_args().megabytes
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = write(folder / "a.jsonl", megabytes)

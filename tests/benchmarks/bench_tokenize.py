@@ -1,6 +1,6 @@
 """Cutting and tokenizing against `datasets.map(batched=True, num_proc=2)`: the same file, tokenizer and parts.
 
-    python tests/benchmarks/bench_tokenize.py [MEGABYTES]
+    python tests/benchmarks/bench_tokenize.py [--megabytes 40]
 
 Alternating, three times each; prints megabytes a second, their ratio, and the peak memory of a small and of a large
 input: with the pages of mapped files, which the system takes back when it needs them, and without.
@@ -8,6 +8,7 @@ input: with the pages of mapped files, which the system takes back when it needs
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -116,7 +117,9 @@ def memory(run: tuple[float, int, int, int]) -> str:
 
 
 def main() -> None:
-    megabytes = float(sys.argv[1]) if len(sys.argv) > 1 else 40.0
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--megabytes", type=float, default=40.0)
+    megabytes = parser.parse_args().megabytes
     with tempfile.TemporaryDirectory() as folder:
         data = write(Path(folder) / "rows.jsonl", megabytes)
         model = tokenizer(data, Path(folder) / "model")

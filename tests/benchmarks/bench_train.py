@@ -1,12 +1,13 @@
 """Real tokens a second and memory of hfx beside transformers' Trainer, TRL, Lightning Fabric and a loop by hand.
 
     python tests/benchmarks/bench_train.py [--rounds 3] [--steps 24] [--vocabularies 8000,50000]
-        [--workloads rows,chat,paragraphs,blocks] [--text FILE] [--json FILE]
+        [--workloads rows,chat,paragraphs,blocks] [--only CONTENDER ...] [--text FILE] [--json FILE]
 
 A llama of 4 layers, 256 wide, from scratch, fp32. `rows` are of some 45 tokens, at most 256; `chat` masks a prompt of
 about half of each; `paragraphs` have the lengths of a text's, which `--text` names; `blocks` are full sequences of 256.
 A batch is 16 rows, or 4 sequences of 256. Contenders run one after the other, each in a process of its own, for several
-rounds; a figure is the median of the rounds, the first steps of each left out. Tokens are those that are no padding.
+rounds; a figure is the median of the rounds, the first steps of each left out, and beside it stand the slowest and the
+fastest: what lies within them is no difference. Tokens are those that are no padding.
 Batches of a padded round differ in their longest row, so it takes some steps to see enough of them. Memory is what the
 process held at most while it trained, above what it held when the model was loaded. Ratios are what carries over to
 other machines. Peers that are not installed are left out, and said to be.
@@ -49,6 +50,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--vocabularies", default="8000,50000")
     parser.add_argument("--workloads", default="rows,chat,blocks")
+    every = list(dict.fromkeys(name for contenders in WORKLOADS.values() for name in contenders))
+    parser.add_argument("--only", nargs="+", choices=every, metavar="CONTENDER", help="; ".join(every))
     parser.add_argument("--text", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -56,18 +59,21 @@ def main() -> None:
         parser.error("'paragraphs' needs a text; name its file with '--text'")
     results = []
     for workload in given.workloads.split(","):
+        contenders = [name for name in WORKLOADS[workload] if not given.only or name in given.only]
+        if not contenders:
+            parser.error(f"none of the contenders of '{workload}' is named; it has {'; '.join(WORKLOADS[workload])}")
         for vocabulary in map(int, given.vocabularies.split(",")):
             with tempfile.TemporaryDirectory(prefix="hfx-bench-") as name:
                 lengths = paragraphs(given.text) if workload == "paragraphs" else None
                 write(Path(name), workload, vocabulary, given.steps, lengths=lengths)
-                results.append(compare(Path(name), workload, vocabulary, given.rounds))
+                results.append(compare(Path(name), workload, vocabulary, contenders, given.rounds))
     if given.json:
         given.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def compare(folder: Path, workload: str, vocabulary: int, rounds: int) -> dict[str, Any]:
-    """Run the contenders of a workload, print their table, and return its figures."""
-    table = measure(folder, WORKLOADS[workload], rounds)
+def compare(folder: Path, workload: str, vocabulary: int, contenders: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Run contenders on a workload, print their table, and return its figures."""
+    table = measure(folder, contenders, rounds)
     show(f"{workload}, vocabulary {vocabulary:,}", rounds, table)
     for found in table.values():
         del found["losses"]
@@ -90,6 +96,7 @@ def measure(folder: Path, contenders: Sequence[str], rounds: int) -> dict[str, d
     return {
         name: {
             "tokens_per_second": median(rates[name]),
+            "rounds": rates[name],
             "peak_bytes": median(peaks[name]),
             "last_loss": losses[name][-1],
             "losses": losses[name],
@@ -102,11 +109,13 @@ def show(title: str, rounds: int, table: dict[str, dict[str, Any]]) -> None:
     """Print what was measured, against the first contender."""
     first = next(iter(table.values()))
     print(f"\n{title}, {rounds} rounds, {os.cpu_count()} cores\n")
-    print("| contender | tokens/s | ratio | GiB above the model | ratio | last loss |\n|---|---|---|---|---|---|")
+    print("| contender | tokens/s | of the rounds | ratio | GiB above the model | ratio | last loss |")
+    print("|---|---|---|---|---|---|---|")
     for name, found in table.items():
         speed, peak = found["tokens_per_second"], found["peak_bytes"]
         print(
-            f"| {name} | {speed:,.0f} | {speed / first['tokens_per_second']:.2f} | {peak / 2**30:.2f} "
+            f"| {name} | {speed:,.0f} | {min(found['rounds']):,.0f} to {max(found['rounds']):,.0f} "
+            f"| {speed / first['tokens_per_second']:.2f} | {peak / 2**30:.2f} "
             f"| {peak / first['peak_bytes']:.2f} | {found['last_loss']:.3f} |",
             flush=True,
         )
