@@ -5,7 +5,8 @@
 
 A llama of 4 layers, 256 wide, from scratch, fp32. `rows` are of some 45 tokens, at most 256; `chat` masks a prompt of
 about half of each; `paragraphs` have the lengths of a text's, which `--text` names; `blocks` are full sequences of 256.
-A batch is 16 rows, or 4 sequences of 256. Contenders run one after the other, each in a process of its own, for several
+A batch is 16 rows, or 4 sequences of 256. The loop's chunks are of 256 tokens; hfx chooses 128 for such a model, and a
+row has the loop's. Contenders run one after the other, each in a process of its own, for several
 rounds; a figure is the median of the rounds, the first steps of each left out, and beside it stand the slowest and the
 fastest: what lies within them is no difference. Tokens are those that are no padding.
 Batches of a padded round differ in their longest row, so it takes some steps to see enough of them. Memory is what the
@@ -35,10 +36,11 @@ PACKAGES = {"TRL": "trl", "Fabric": "lightning_fabric"}
 RAGGED = (
     "Trainer, padding", "TRL, padding", "TRL, bfd", "TRL, wrapped", "Fabric, padding", "loop, packed",
     "loop, packed, chunks", "hfx, padding", "hfx, packing", "hfx, packing, chunked_loss",
+    "hfx, packing, chunked_loss of 256",
 )  # fmt: skip
 FULL = (
     "Trainer, blocks", "loop, blocks", "loop, blocks, chunks", "hfx, blocks", "hfx, blocks, chunked_loss",
-    "hfx, blocks, chunked_loss, gradient_checkpointing",
+    "hfx, blocks, chunked_loss of 256", "hfx, blocks, chunked_loss, gradient_checkpointing",
 )  # fmt: skip
 WORKLOADS = {"rows": RAGGED, "chat": RAGGED, "paragraphs": RAGGED, "blocks": FULL}
 

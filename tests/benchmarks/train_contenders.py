@@ -376,8 +376,10 @@ CONTENDERS: dict[str, Callable[[], None]] = {
     "hfx, padding, length_grouped": lambda: hfx("length_grouped"),
     "hfx, packing": lambda: hfx("packing", batch="packed"),
     "hfx, packing, chunked_loss": lambda: hfx("packing", "chunked_loss", batch="packed"),
+    "hfx, packing, chunked_loss of 256": lambda: hfx("packing", 'chunked_loss:{"chunk": 256}', batch="packed"),
     "hfx, blocks": lambda: hfx(batch="blocks"),
     "hfx, blocks, chunked_loss": lambda: hfx("chunked_loss", batch="blocks"),
+    "hfx, blocks, chunked_loss of 256": lambda: hfx('chunked_loss:{"chunk": 256}', batch="blocks"),
     "hfx, blocks, chunked_loss, gradient_checkpointing": lambda: hfx(
         "chunked_loss", "gradient_checkpointing", batch="blocks"
     ),
