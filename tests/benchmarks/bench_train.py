@@ -8,7 +8,7 @@ about half of each; `paragraphs` have the lengths of a text's, which `--text` na
 A batch is 16 rows, or 4 sequences of 256. The loop's chunks are of 256 tokens; hfx chooses 128 for such a model, and a
 row has the loop's. Contenders run one after the other, each in a process of its own, for several
 rounds; a figure is the median of the rounds, the first steps of each left out, and beside it stand the slowest and the
-fastest: what lies within them is no difference. Tokens are those that are no padding.
+fastest. Tokens are those that are no padding.
 Batches of a padded round differ in their longest row, so it takes some steps to see enough of them. Memory is what the
 process held at most while it trained, above what it held when the model was loaded. Ratios are what carries over to
 other machines. Peers that are not installed are left out, and said to be.
