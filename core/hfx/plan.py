@@ -2,14 +2,16 @@
 
 Two steps of the run's own loop are traced with a few of the model's layers, twice; what a whole model holds follows,
 since every stretch of a step grows by the same amount with every layer. The stretches lie between the layers at both
-ends, because the highest moment may be at either: where activations are most, or where gradients are.
+ends, because the highest moment may be at either: where activations are most, or where gradients are. Of a step's
+micro-batches two are traced: the first, and of those that find gradients the largest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from hfx.order import GlobalBatch, Sequence
     from hfx.run import Run
 
-_STEPS = 2
-"""The first makes the optimizer's state, the second begins with it."""
 _DATA = ("source", "rows", "cleaned", "tokenizer", "task", "table", "sampler", "batcher", "blocks", "total_steps")
 _LOOKED_AT = 200
 """Steps among which the one with the largest micro-batch is looked for."""
@@ -74,6 +74,7 @@ def plan(run: Run, shorten: bool = True, said: list[str] | None = None, ranks: i
     from hfx.report import before_step_one
 
     batch, rank = _largest(run, ranks)
+    steps = _Steps.of(batch, rank, ranks, run.config.micro_batch_size)
     whole = _twin(run, World(0, ranks))
     with Tracer().tracing():
         shares = shares_of(whole)
@@ -86,10 +87,10 @@ def plan(run: Run, shorten: bool = True, said: list[str] | None = None, ranks: i
     depths = stack.depths() if stack and shorten else ()
     if depths:
         assert stack is not None
-        first, second = (_trace(run, batch, depth, World(rank, ranks)) for depth in depths)
+        first, second = (_trace(run, steps, depth, World(rank, ranks)) for depth in depths)
         traced = _extrapolated(first, second, stack.size)
     else:
-        traced = _trace(run, batch, None, World(rank, ranks))
+        traced = _trace(run, steps, None, World(rank, ranks))
     size = stack.size if stack else 0
     peaks = {name: of_rank(peak, name, size, shares) for name, peak in traced.peaks.items()} if shares else traced.peaks
     moment, peak = max(peaks.items(), key=lambda item: item[1].total())
@@ -122,14 +123,21 @@ def _largest(run: Run, ranks: int) -> tuple[GlobalBatch, int]:
         if step >= run.total_steps:
             break
         for rank in range(ranks):
-            lengths = [_length(sequence) for sequence in batch.share(rank, ranks)]
-            parts = [lengths[at : at + micro] for at in range(0, len(lengths), micro)]
+            parts = _micro_batches(batch.share(rank, ranks), micro)
             # Behind the first one there are gradients, too.
-            size = max((len(part) * max(part) for part in parts[1:] or parts), default=0)
+            size = max(map(_positions, parts[1:] or parts), default=0)
             if best is None or size > best[0]:
                 best = size, batch, rank
     assert best is not None, "the data yields examples, or the run would have been refused"
     return best[1:]
+
+
+def _micro_batches(share: list[Sequence], micro: int) -> list[list[Sequence]]:
+    return [share[at : at + micro] for at in range(0, len(share), micro)]
+
+
+def _positions(part: list[Sequence]) -> int:
+    return len(part) * max(map(_length, part))
 
 
 def _length(sequence: Sequence) -> int:
@@ -137,6 +145,26 @@ def _length(sequence: Sequence) -> int:
 
 
 # ── tracing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What is traced in place of a step: a step that makes the optimizer's state, and one that begins with it."""
+
+    first: GlobalBatch
+    second: GlobalBatch
+    times: float
+    """How many times the positions of the second one the whole step has, on the rank that is traced."""
+
+    @classmethod
+    def of(cls, batch: GlobalBatch, rank: int, ranks: int, micro: int) -> _Steps:
+        parts = _micro_batches(batch.share(rank, ranks), micro)
+        largest = max(parts[1:] or parts, key=_positions)
+        both = [parts[0], largest] if len(parts) > 1 else [largest]
+        # Every rank has what the traced one has, so each finds it where its own share lies.
+        first, second = largest * ranks, list(chain(*both)) * ranks
+        times = sum(map(_positions, parts)) / sum(map(_positions, both))
+        return cls(replace(batch, sequences=first), replace(batch, sequences=second), times)
 
 
 @dataclass(frozen=True)
@@ -162,7 +190,7 @@ def with_data_of(run: Run, other: Run) -> Run:
     return other
 
 
-def _trace(run: Run, batch: GlobalBatch, depth: int | None, world: World) -> _Traced:
+def _trace(run: Run, steps: _Steps, depth: int | None, world: World) -> _Traced:
     """Trace steps of a run, whose model has so many of its layers."""
     from hfx.loop import train_step
 
@@ -176,12 +204,15 @@ def _trace(run: Run, batch: GlobalBatch, depth: int | None, world: World) -> _Tr
         _ = twin.schedule
         tracer.mark("parameters", model.parameters())
         tracer.mark("buffers", model.buffers())
-        with _Landmarks(tracer, twin, stack):
-            for _ in range(_STEPS):
+        with _Landmarks(tracer, twin, stack) as landmarks:
+            for batch in (steps.first, steps.second):
+                before, earlier = tracer.flops, landmarks.updates
                 train_step(twin, batch, 0.0)
                 tracer.mark("optimizer state", _state(twin.optimizer))
                 tracer.mark("state of plugins", _tensors(twin.state))
-    return _Traced(depth or 0, tracer.recording.peaks(), tracer.flops // _STEPS)
+    updates = landmarks.updates - earlier
+    passes = tracer.flops - before - updates
+    return _Traced(depth or 0, tracer.recording.peaks(), round(passes * steps.times) + updates)
 
 
 def _state(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
@@ -202,10 +233,14 @@ class _Landmarks(ExitStack):
         self._tracer = tracer
         self._run = run
         self._backward = False
+        self._before_update = 0
+        self.updates = 0
+        """Operations of all updates so far; there is one a step, however many passes."""
         handles = [
             run.module.register_forward_pre_hook(lambda *_: self._begin()),
             run.module.register_forward_hook(lambda *_: self._turn()),
             run.optimizer.register_step_pre_hook(lambda *_: self._update()),
+            run.optimizer.register_step_post_hook(lambda *_: self._updated()),
         ]
         for name, layer in stack.named() if stack else ():
             handles.append(layer.register_forward_pre_hook(self._before(name)))
@@ -225,6 +260,10 @@ class _Landmarks(ExitStack):
     def _update(self) -> None:
         self._tracer.mark("gradients", [p.grad for p in self._run.module.parameters() if p.grad is not None])
         self._tracer.segment("optimizer")
+        self._before_update = self._tracer.flops
+
+    def _updated(self) -> None:
+        self.updates += self._tracer.flops - self._before_update
 
     def _before(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any) -> None:

@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
+from hfx.plan import plan
+from hfx.protocols import World
+from hfx.resolve import resolve
+from hfx.run import Run
 from toy_packages import toy_package
 
 EXACT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -110,21 +114,28 @@ def config(plugins: dict[str, Any], scratch: dict[str, Any], **fields: Any) -> d
 
 
 @pytest.mark.parametrize(
-    "plugins",
+    ("plugins", "micro"),
     [
-        {},
-        {"gradient_checkpointing": {}, "lion": {}},
-        {"lora": {}, "gradient_checkpointing": {}},
-        {"activation_offload": {}},
+        ({}, 8),
+        ({}, 1),
+        ({"gradient_checkpointing": {}, "lion": {}}, 8),
+        ({"lora": {}, "gradient_checkpointing": {}}, 8),
+        ({"activation_offload": {}}, 8),
     ],
-    ids=["plain", "checkpointed", "lora", "offloaded"],
+    ids=["plain", "many micro-batches", "checkpointed", "lora", "offloaded"],
 )
-def test_the_peak_is_that_of_the_run(folder: Path, plugins: dict[str, Any]) -> None:
-    made = config(plugins, {})
+def test_the_peak_is_that_of_the_run(folder: Path, plugins: dict[str, Any], micro: int) -> None:
+    made = config(plugins, {}, micro_batch_size=micro)
     figures, real = planned(folder, made), measured(folder, made)
     print(f"planned {figures['peak_bytes'] / 2**20:.0f} MiB, measured {real / 2**20:.0f} MiB")
     assert abs(figures["peak_bytes"] - real) < CONSTANT + 0.02 * real
     assert figures["bytes"]["parameters"] == 4 * figures["parameters"]
+
+
+def run_of(folder: Path, made: dict[str, Any]) -> Run:
+    run = Run(resolve(mapping=made | {"data": str(folder / "rows.jsonl")}), folder / "run", World())
+    run.cache = folder / "cache"
+    return run
 
 
 def drawn(rng: random.Random) -> dict[str, Any]:
@@ -156,7 +167,7 @@ def drawn(rng: random.Random) -> dict[str, Any]:
         **optimizer,
         **checkpointing,
     }
-    micro = rng.choice([4, 8])
+    micro = rng.choice([2, 4, 8])
     fields = {"data": "rows.jsonl", "steps": 2, "batch_size": 8, "micro_batch_size": micro, "seq_length": 512}
     return fields | {"plugins": plugins | precision}
 
@@ -200,7 +211,7 @@ def test_the_peaks_of_configs_drawn_at_random_are_within_five_percent_where_they
     assert max(map(abs, errors)) < 0.05
 
 
-# ── a few layers stand for all ───────────────────────────────────────────────────────────────────────────────────────
+# ── a few layers and micro-batches stand for all ─────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -217,22 +228,25 @@ def test_the_peaks_of_configs_drawn_at_random_are_within_five_percent_where_they
     ids=["plain", "checkpointed", "every third", "matmuls kept", "offloaded", "bf16", "dora on bf16"],
 )
 def test_few_layers_show_what_all_of_them_hold(folder: Path, plugins: dict[str, Any]) -> None:
-    from hfx.plan import plan
-    from hfx.protocols import World
-    from hfx.resolve import resolve
-    from hfx.run import Run
-
-    made = config(plugins, {"layers": 16}) | {"data": str(folder / "rows.jsonl")}
+    made = config(plugins, {"layers": 16})
     if "bf16" in plugins:
         del made["plugins"]["fp32"]
-    run = Run(resolve(mapping=made), folder / "run", World())
-    run.cache = folder / "cache"
+    run = run_of(folder, made)
     few, whole = plan(run), plan(run, shorten=False)
     assert len(few.traced) == 2
     assert whole.traced == (16,)
     assert few.peak.total() == pytest.approx(whole.peak.total(), rel=1e-3)
     assert few.moment == whole.moment
     assert few.flops == pytest.approx(whole.flops, rel=1e-6)
+
+
+def test_the_operations_are_of_all_micro_batches_and_one_update_though_two_are_traced(folder: Path) -> None:
+    """Muon's update multiplies matrices."""
+    one, eight = (plan(run_of(folder, config({"muon": {}}, {}, micro_batch_size=micro))) for micro in (8, 1))
+    assert one.flops == pytest.approx(eight.flops, rel=1e-6)
+    assert one.tokens == eight.tokens
+    assert one.peaks["optimizer"].total() == eight.peaks["optimizer"].total()
+    assert eight.peak.total() < one.peak.total()
 
 
 def test_the_operations_are_those_that_the_shapes_say(folder: Path) -> None:
