@@ -137,6 +137,8 @@ def run(folder: Path, contender: str) -> dict[str, Any]:
     environ = os.environ | {
         "HFX_CACHE": str(folder / "cache"), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
+    # Without bytecode hfx, installed editable, would be compiled anew in each process, and no other package.
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
     script = Path(__file__).with_name("train_contenders.py")
     done = subprocess.run(
         [sys.executable, str(script), contender, str(folder)], env=environ, capture_output=True, text=True, check=False
