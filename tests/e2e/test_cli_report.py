@@ -94,14 +94,38 @@ def test_runs_of_one_step_and_of_losses_that_are_no_numbers_have_a_page(tmp_path
     assert "the update was skipped in steps 1 to 8" in page.text
 
 
-@pytest.mark.parametrize("name", ["run.yaml", "status.json", "data_report.json", "plan.json", "metrics.jsonl"])
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff"])
 @pytest.mark.parametrize(
-    "content", [b"{", b"[1]", b'{"rows": 3, "lengths": {"edges": "x"}, "origins": 3, "begun": 4}', b"\xff"]
+    ("name", "said"),
+    [
+        ("status.json", "status.json' is damaged"),
+        ("data_report.json", "data_report.json' is damaged"),
+        ("plan.json", "plan.json' is damaged"),
+        ("metrics.jsonl", "1 line of 'metrics.jsonl' cannot be read"),
+    ],
 )
-def test_a_damaged_run_has_a_page_that_says_so(name: str, content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_run_has_a_page_that_says_so(name: str, said: str, content: bytes, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", steps(5), status=ended("finished", 5))
-    (run / name).write_bytes(content)
-    report(tmp_path, run)
+    assert said not in report(tmp_path, run).text
+    (run / name).write_bytes(content + b"\n")
+    assert said in report(tmp_path, run).text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"{", "this is not YAML"), (b"[1]", "the file is not a mapping"), (b"\xff", "it is not UTF-8 text")],
+)
+def test_a_damaged_config_of_a_run_is_told_on_its_page(content: bytes, said: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps(5), status=ended("finished", 5))
+    (run / "run.yaml").write_bytes(content)
+    assert said in report(tmp_path, run).text
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "status.json", "data_report.json", "plan.json", "metrics.jsonl"])
+def test_fields_of_other_kinds_than_a_run_writes_keep_no_page_away(name: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps(5), status=ended("finished", 5))
+    (run / name).write_text('{"rows": 3, "lengths": {"edges": "x"}, "origins": 3, "begun": 4}')
+    assert "Checkpoints" in report(tmp_path, run).text
 
 
 def test_what_a_run_names_is_no_markup(tmp_path: Path) -> None:
