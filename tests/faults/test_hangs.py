@@ -40,4 +40,4 @@ def test_a_rank_that_sleeps_is_named_with_the_line_where_it_does_and_the_run_beg
 def test_a_rank_that_is_stopped_is_named(folder: Path) -> None:
     words = ("--harm.does", "SIGSTOP", "--harm.mark", "stopped", "--local.restarts", "0")
     said = trained(folder, "stops", *SOON, *words, code=1).stderr
-    assert "rank 1 does not answer, it is stopped or its machine is gone; its last was step " in told(said)
+    assert "rank 1 does not answer, it is stopped or its machine is gone; last heard of in step 6, " in told(said)
