@@ -71,8 +71,9 @@ def plan(run: Run, shorten: bool = True, said: list[str] | None = None, ranks: i
     Raises:
         HfxError: what a run with this config would be refused for.
     """
-    from hfx.report import before_step_one
+    from hfx.report import before_step_one, refuse_unlabelled
 
+    refuse_unlabelled(run)
     batch, rank = _largest(run, ranks)
     steps = _Steps.of(batch, rank, ranks, run.config.micro_batch_size)
     whole = _twin(run, World(0, ranks))
@@ -128,7 +129,7 @@ def _largest(run: Run, ranks: int) -> tuple[GlobalBatch, int]:
             size = max(map(_positions, parts[1:] or parts), default=0)
             if best is None or size > best[0]:
                 best = size, batch, rank
-    assert best is not None, "the data yields examples, or the run would have been refused"
+    assert best is not None, "data without an example are refused before"
     return best[1:]
 
 

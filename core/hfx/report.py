@@ -29,8 +29,8 @@ def before_step_one(run: Run) -> list[str]:
         DataError: too many rows carry no label.
     """
     table = run.table("train")
+    labelled = refuse_unlabelled(run)
     labels = _Labels(run, table)
-    labelled = labels.refuse_unlabelled()
     return [
         *_data_lines(run, table),
         labelled,
@@ -41,6 +41,28 @@ def before_step_one(run: Run) -> list[str]:
         *_disk_lines(run),
         _plugin_line(run),
     ]
+
+
+def refuse_unlabelled(run: Run) -> str:
+    """Return the line on rows without labels.
+
+    Raises:
+        DataError: no row yields an example, or more than half of them have no label.
+    """
+    table = run.table("train")
+    counts: dict[str, int] = getattr(table, "meta", {}).get("counts", {})
+    units = table.column("units")
+    without = int((units == 0).sum()) + counts.get("dropped.no_label_left", 0)
+    total = len(units) + counts.get("dropped.no_label_left", 0)
+    if not len(units) and set(task_drops(run.prepared("train"))) != {"no_label_left"}:
+        raise DataError(no_example(run.prepared("train")))
+    if without > MOST_UNLABELLED * total:
+        raise DataError(
+            f"{without} of {total} examples carry no label, so nothing would be learned from them; "
+            "look at the task's options and at 'seq_length'"
+        )
+    warning = "; warning: nothing is learned from them" if without else ""
+    return f"labels     {int(units.sum()):,} units of loss; {without} of {total} examples carry none{warning}"
 
 
 def _data_lines(run: Run, table: Table) -> list[str]:
@@ -67,26 +89,6 @@ class _Labels:
         rng = np.random.default_rng(run.config.seed)
         looked_at = range(min(len(table), _LOOKED_AT))
         self._examples: list[dict[str, Any]] = [run.task.draw(table.values(i), rng) for i in looked_at]
-
-    def refuse_unlabelled(self) -> str:
-        """Return the line on rows without labels.
-
-        Raises:
-            DataError: more than half of the rows have none.
-        """
-        counts: dict[str, int] = getattr(self._table, "meta", {}).get("counts", {})
-        units = self._table.column("units")
-        without = int((units == 0).sum()) + counts.get("dropped.no_label_left", 0)
-        total = len(units) + counts.get("dropped.no_label_left", 0)
-        if not len(units) and set(task_drops(self._run.prepared("train"))) != {"no_label_left"}:
-            raise DataError(no_example(self._run.prepared("train")))
-        if without > MOST_UNLABELLED * total:
-            raise DataError(
-                f"{without} of {total} examples carry no label, so nothing would be learned from them; "
-                "look at the task's options and at 'seq_length'"
-            )
-        warning = "; warning: nothing is learned from them" if without else ""
-        return f"labels     {int(units.sum()):,} units of loss; {without} of {total} examples carry none{warning}"
 
     def end_line(self) -> list[str]:
         """Return the line that says whether the end-of-sequence token is ever learned."""

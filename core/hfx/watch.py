@@ -87,7 +87,8 @@ class Watch:
                 print(f"rank {rank} hangs in {what}:\n{stacks[rank]}", file=sys.stderr)
                 told.append(f"rank {rank} hangs in {what}, {_place_of(stacks[rank])}")
             else:
-                told.append(f"rank {rank} does not answer, it is stopped or its machine is gone; last heard of in {what}")
+                silent = f"rank {rank} does not answer, it is stopped or its machine is gone"
+                told.append(f"{silent}; last heard of in {what}")
         return "; ".join(told) or None
 
     def _answers(self, store: Any, asked: list[int]) -> dict[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hfx.cli.app import COMMANDS
+from hfx.cli.boundary import guarded
 from hfx.config import RunConfig
 from hfx.discovery import found
 
@@ -73,3 +75,30 @@ def test_fields_of_a_run_that_a_page_types_exist(page: Path) -> None:
     for line in re.findall(r"^\$ hfx train (.*)", page.read_text(), re.MULTILINE):
         typed = set(re.findall(r"(?<!\S)(--[a-z][a-z-]*)(?=[ =]|$)", line))
         assert typed <= flags | own | LAUNCHERS, f"{page.name}: {line}"
+
+
+def typed_of_coming_from() -> list[list[str]]:
+    """Return what the page on other tools types, whose every option has a value, and the plugins that it needs."""
+    page = (ROOT / "docs" / "guide" / "coming-from.md").read_text()
+    found = []
+    for span in re.findall(r"`(--[^`]+)`", page):
+        words = ["256" if word == "N" else word for word in shlex.split(span)]
+        named = [word for word in words if word.startswith("--")]
+        if len(words) != 2 * len(named) or re.search(r"\b[A-Z]{2,}\b|--resume|--data", span):
+            continue
+        owners = {name[2:].split(".")[0].replace("-", "_") for name in named if "." in name}
+        missing = owners - {value for name, value in zip(words[::2], words[1::2], strict=True) if name == "--plugin"}
+        found.append(words + [word for owner in sorted(missing) for word in ("--plugin", owner)])
+    return found
+
+
+@pytest.mark.parametrize("words", typed_of_coming_from(), ids=" ".join)
+def test_what_the_page_on_other_tools_types_is_taken(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["--model", "base", "--data", "rows.jsonl", "--output", "runs/coming", "--eval-every", "10"]
+    code = guarded(["train", *run, *words, "--dry-run"])
+    said = capsys.readouterr().err
+    assert code == 0 or "needs the package" in said, said
+
+
+def test_most_of_that_page_is_tried() -> None:
+    assert len(typed_of_coming_from()) >= 35

@@ -278,6 +278,15 @@ def test_the_command_says_what_a_run_says_before_its_first_step_and_what_it_hold
     assert not (folder / "runs").exists()
 
 
+def test_data_that_a_run_refuses_are_refused_in_the_same_words(folder: Path) -> None:
+    made = config({}, {"layers": 2})
+    made["plugins"]["causal_lm"] = {"min_length": 100_000}
+    (folder / "short.yaml").write_text(json.dumps(made))
+    refused = hfx(folder, "short.yaml")
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].startswith("hfx: none of 55 rows yields an example (too_short 55)")
+
+
 def test_what_is_printed_for_a_budget_fits_and_can_be_typed(folder: Path) -> None:
     made = config({}, {"layers": 5})
     whole = planned(folder, made)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _SAME = "hfx needs none: "
 _CHECKPOINTS = "hfx's checkpoints hold all that a run needs, and `hfx export` writes the model of any of them"
-_HUB = "hfx pushes nothing to the hub; `huggingface-cli upload` takes the run's 'model' folder"
+_HUB = "hfx pushes nothing to the hub; `hf upload` takes the run's 'model' folder"
 _LOADING = _SAME + "training reads prepared, memory-mapped tables"
 _RANKS = "the backends of hfx set this themselves"
 
