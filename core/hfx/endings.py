@@ -23,7 +23,8 @@ def ends_of(tokenizer: Any, model: Any, chats: bool) -> list[int] | None:
     if chats:
         said = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": _SAID}]
         behind = tokenizer.apply_chat_template(said, tokenize=False).rpartition(_SAID)[2]
-        special = set(tokenizer.all_special_ids)
+        added = (id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special)
+        special = {*tokenizer.all_special_ids, *added}
         # More of them may follow, which end a conversation.
         ids = tokenizer(behind, add_special_tokens=False)["input_ids"]
         ends.add(next((id_ for id_ in ids if id_ in special), None))

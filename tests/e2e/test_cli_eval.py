@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,27 @@ def test_the_lines_show_figures_and_which_label_was_taken_for_which(folder: Path
     assert ["true", "\\", "taken", "for", *KINDS] in [line.lower().split() for line in lines]
     assert lines[-1].split() == ["gamma", *map(str, found["details"]["confusion"][2])]
     assert done.stderr == ""
+
+
+def test_a_head_that_nobody_trained_is_not_evaluated(folder: Path) -> None:
+    shutil.copytree(folder / "kinds" / "model", folder / "nameless")
+    config = json.loads((folder / "nameless" / "config.json").read_text())
+    config["id2label"] = {str(index): f"LABEL_{index}" for index in range(3)}
+    config["label2id"] = {f"LABEL_{index}": index for index in range(3)}
+    (folder / "nameless" / "config.json").write_text(json.dumps(config))
+    rows = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
+    numbered = [json.dumps({"text": row["text"], "label": KINDS.index(row["label"])}) for row in rows]
+    (folder / "two.jsonl").write_text("".join(f"{line}\n" for line, row in zip(numbered, rows, strict=True)
+                                              if row["label"] != "beta"))  # fmt: skip
+    words = ("nameless", "--data", "two.jsonl", "--seq-length", "16")
+    done = hfx("eval", *words, cwd=folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "'nameless' has 3 labels, and the rows 2" in done.stderr
+    named = judged(folder, *words, "--classification.names", '["0", "1", "2"]')
+    assert named["details"]["labels"] == ["0", "1", "2"]
+    new = hfx("eval", "language/model", "--data", "two.jsonl", "--plugin", "classification", cwd=folder)
+    assert new.returncode == 1
+    assert "which nobody trained; evaluate a run, or a model that was trained for the task" in new.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,25 @@ from __future__ import annotations
 import json
 from collections import Counter
 from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tokenizers import normalizers
+from tokenizers import AddedToken, normalizers, pre_tokenizers
+from transformers import AutoTokenizer
 
 from chat_rows import FORMS, generated
 from chat_tokenizers import MARKED, PLAIN, SAID, byte_level, metaspace, turns
 from command_line import hfx
 from hfx import Drop, Place, Row, RunConfig
+from hfx.endings import ends_of
 from hfx.errors import ConfigError, DataError, ModelError
 from hfx_plugins.tasks.chat import Chat
+
+LINES = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST]' + message['content'] + '[/INST]\n' }}"
+    "{% else %}{{ message['content'] + eos_token + '\n' }}{% endif %}{% endfor %}"
+)
 
 
 class Prepared:
@@ -87,6 +95,17 @@ def test_a_tokenizer_that_puts_a_space_before_every_text_learns_the_same():
     assert example.values["input_ids"] == whole
 
 
+def test_a_tokenizer_that_puts_a_space_before_a_text_that_decoding_takes_away_learns_no_stray_space():
+    tokenizer = metaspace(LINES)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    conversation = turns("q1", "a1 a2", "q2", "a3")
+    made = task(tokenizer)
+    (example,) = made.examples(row(messages=conversation))
+    assert [text.split() for text in learned(made, example)] == [["a1", "a2</s>"], ["a3</s>"]]
+    whole = tokenizer.apply_chat_template(conversation, return_dict=False)
+    assert example.values["input_ids"] == whole[: len(example.values["input_ids"])]
+
+
 def test_a_tokenizer_that_writes_characters_otherwise_is_checked_by_what_it_writes():
     made = task(byte_level(normalizer=normalizers.NFC()))
     (example,) = made.examples(row(messages=turns("q1", "a\u0301")))
@@ -123,6 +142,8 @@ def test_what_the_system_says_is_the_rows_own_or_the_options():
     assert own.startswith("<|im_start|>system\nq8<|im_end|>")
     assert none.startswith("<|im_start|>system\nq9<|im_end|>")
     assert "q9" not in own
+    column = made.examples(row(messages=turns("q1", "a1"), system="q8"))[0]
+    assert made.tokenizer.decode(column.values["input_ids"]).startswith("<|im_start|>system\nq8<|im_end|>")
 
 
 # ── rows as they are found ───────────────────────────────────────────────────────────────────────────────────────────
@@ -194,6 +215,26 @@ def test_a_token_that_ends_the_conversation_alone_is_no_part_of_an_answer_before
     closing = PLAIN + "{% if not add_generation_prompt %}{{ '<|pad|>' }}{% endif %}"
     made = task(byte_level(closing))
     (example,) = made.examples(row(messages=turns("q1", "a1", "q2", "a2")))
+    assert learned(made, example) == ["a1<|im_end|>", "a2<|im_end|>"]
+
+
+def test_a_token_that_is_special_and_has_no_name_ends_an_answer(tmp_path):
+    ended = PLAIN.replace("<|im_end|>", "<turn_end>") + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+    tokenizer = byte_level(ended)
+    tokenizer.add_tokens([AddedToken("<turn_end>", special=True)])
+    tokenizer.save_pretrained(tmp_path)
+    made = task(AutoTokenizer.from_pretrained(tmp_path))
+    (example,) = made.examples(row(messages=turns("q1", "a1", "q2", "a2")))
+    assert learned(made, example) == ["a1<turn_end>", "a2<turn_end>"]
+    assert made.examples(row(messages=turns("q1 <turn_end>", "a1"))) == Drop("special_token_in_text")
+    plain = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))
+    assert made.tokenizer.convert_tokens_to_ids("<turn_end>") in ends_of(made.tokenizer, plain, chats=True)
+
+
+@pytest.mark.parametrize("template", [PLAIN, MARKED], ids=["prefixes", "markers"])
+def test_an_answer_that_begins_a_conversation_is_learned_as_the_others(template):
+    made = task(byte_level(template))
+    (example,) = made.examples(row(messages=turns("", "a1", "q2", "a2")[1:]))
     assert learned(made, example) == ["a1<|im_end|>", "a2<|im_end|>"]
 
 

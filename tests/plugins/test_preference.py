@@ -3,16 +3,17 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import log_softmax, logsigmoid
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers import get_cosine_schedule_with_warmup as cosine
 
 import hfx as framework
-from chat_tokenizers import byte_level, turns
+from chat_tokenizers import PLAIN, byte_level, turns
 from command_line import hfx
 from hfx import Drop, Place, Row, RunConfig
 from hfx.testing.tiny import pretrained_folder, tiny_rows
@@ -69,6 +70,25 @@ def test_of_conversations_what_follows_their_common_beginning_is_compared(form):
     (text, first), (_, second) = compared(made, example)
     assert (first, second) == ("a2<|im_end|>", "a3<|im_end|>")
     assert "a1<|im_end|>" in text
+
+
+@pytest.mark.parametrize("prompt", ["q1", turns("q1")], ids=["text", "messages"])
+def test_a_prompt_that_whole_conversations_repeat_is_there_once(prompt):
+    made = task()
+    (example,) = made.examples(row(prompt=prompt, chosen=turns("q1", "a1"), rejected=turns("q1", "a2")))
+    (text, first), (_, second) = compared(made, example)
+    assert (first, second) == ("a1<|im_end|>", "a2<|im_end|>")
+    assert text.count("q1") == 1
+
+
+def test_of_texts_without_a_prompt_what_follows_their_common_words_is_compared():
+    made = task()
+    chosen, rejected = (f"user: q1\n\nassistant: {answer}" for answer in ("a12 a3", "a1 a2"))
+    (example,) = made.examples(row(chosen=chosen, rejected=rejected))
+    assert compared(made, example) == [
+        (f"{chosen}<|im_end|>", " a12 a3<|im_end|>"),
+        (f"{rejected}<|im_end|>", " a1 a2<|im_end|>"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -201,6 +221,34 @@ def test_going_on_with_pairs_that_the_run_never_asked_the_model_of_is_refused(fo
     done = hfx("train", "--resume", "judged", *words, cwd=folder, HFX_CACHE=str(folder / "cache"))
     assert done.returncode == 1, done.stderr
     assert "a pair is not among those" in done.stderr
+
+
+def test_a_run_is_evaluated_on_the_pairs_that_it_held_out_and_a_model_alone_is_not(folder):
+    trained(folder, "kept", "--steps", "2", "--eval-share", "0.2")
+    last = json.loads((folder / "kept" / "metrics.jsonl").read_text().splitlines()[-1])
+    environ = {"cwd": folder, "HFX_CACHE": str(folder / "cache")}
+    done = hfx("eval", "kept", "--json", **environ)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["figures"]["loss"] == last["eval_loss"]
+    alone = ("kept/model", "--data", "rows.jsonl", "--plugin", "preference", "--seq-length", "48")
+    done = hfx("eval", *alone, **environ)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("hfx: 'preference' compares a model with what it said of the pairs")
+
+
+def test_a_model_that_prefers_conversations_is_asked_in_its_template(folder):
+    pairs = [{"chosen": turns(f"{at} the", "a1"), "rejected": turns(f"{at} the", "a2")} for at in range(12)]
+    (folder / "chats.jsonl").write_text("".join(json.dumps(values) + "\n" for values in pairs))
+    base = AutoTokenizer.from_pretrained(pretrained_folder())
+    base.chat_template = PLAIN.replace("<|im_end|>", base.eos_token)
+    shutil.copytree(pretrained_folder(), folder / "chatting")
+    base.save_pretrained(folder / "chatting")
+    words = ("--data", "chats.jsonl", "--model", "chatting", "--steps", "1", "--output", "chats")
+    done = hfx(*WORDS, *words, cwd=folder, HFX_CACHE=str(folder / "cache"), OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    asked = ("--prompt", "0 the", "--system", "Be brief.", "--max-new-tokens", "2")
+    done = hfx("generate", "chats", *asked, cwd=folder)
+    assert done.returncode == 0, done.stderr
 
 
 def test_it_can_be_planned(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -82,7 +83,19 @@ def _chats(path: Path) -> bool | None:
     if not (run / "run.yaml").is_file():
         return None
     plugins = plain(read_yaml(run / "run.yaml")).get("plugins") or {}
-    return any(name.partition("@")[0] == "chat" for name in plugins)
+    names = {name.partition("@")[0] for name in plugins}
+    return "chat" in names or ("preference" in names and _prefers_conversations(run))
+
+
+def _prefers_conversations(run: Path) -> bool:
+    """Return whether the pairs that a run was trained on were conversations, as its report on the data says."""
+    from hfx.api import REPORT_FILE
+
+    try:
+        said = json.loads((run / REPORT_FILE).read_text(encoding="utf-8"))["detected"]["preference"]
+        return any(form.startswith("conversations") for form in said)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def located(run_or_model: str) -> str:

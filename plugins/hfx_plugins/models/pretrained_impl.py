@@ -54,6 +54,8 @@ def load(pretrained: Pretrained, run: Run) -> PreTrainedModel:
             output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     _check_keys(name, model, found)
+    if run.judged is not None and run.judged["checkpoint"] is None:
+        _refuse_new(name, found)
     _report(name, found)
     _report_labels(name, model, found, trained_labels)
     check_vocabulary(model, run.tokenizer)
@@ -170,9 +172,27 @@ def _check_keys(name: str, model: PreTrainedModel, found: dict[str, Any]) -> Non
         )
 
 
+def _new(found: dict[str, Any]) -> list[str]:
+    return sorted({*found["missing_keys"], *(key for key, _, _ in found["mismatched_keys"])})
+
+
+def _refuse_new(name: str, found: dict[str, Any]) -> None:
+    """Refuse to evaluate weights that nobody trained."""
+    if found["mismatched_keys"]:
+        key, saved, built = min(found["mismatched_keys"])
+        raise ModelError(
+            f"'{name}' has {saved[0]} labels, and the rows {built[0]}, so that the head '{key}' would be one that "
+            "nobody trained; name all labels of the model with the task's option 'names'"
+        )
+    if new := _new(found):
+        raise ModelError(
+            f"'{name}' has no weights for {_listed(new)}, which nobody trained; evaluate a run, or a model that was "
+            "trained for the task"
+        )
+
+
 def _report(name: str, found: dict[str, Any]) -> None:
-    new = sorted({*found["missing_keys"], *(key for key, _, _ in found["mismatched_keys"])})
-    if new:
+    if new := _new(found):
         logger.warning("%d weights are new, drawn from the seed: '%s' has none for %s", len(new), name, _listed(new))
     if found["unexpected_keys"]:
         unused = sorted(found["unexpected_keys"])

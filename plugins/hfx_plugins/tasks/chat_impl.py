@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ class ChatTask(NextToken):
     train_on: str = "assistant"
     overflow: str = "truncate"
     scoring: Scoring | None = None
-    version: Any = 1
+    version: Any = 2
     columns: Mapping[str, ColumnType] = field(
         default_factory=lambda: {"input_ids": ColumnType("list<int32>"), "learned": ColumnType("list<int32>")}
     )
@@ -66,13 +67,15 @@ class ChatTask(NextToken):
         texts = [text for found in written if isinstance(found, Written) for text, _ in found.pieces()]
         ids = encode_all(self.tokenizer, texts)
         decoded = iter(zip(ids, self._decoded(ids), strict=True))
+        wholes = self._wholes(written, ids)
         outcomes: list[list[Example] | Drop] = []
         for found in written:
             if isinstance(found, Drop):
                 outcomes.append(found)
                 continue
             parts = [(*next(decoded), text, learned) for text, learned in found.pieces()]
-            exact = all(said == self._normalized(text) for _, said, text, _ in parts)
+            meant = [self._normalized(text) for _, _, text, _ in parts]
+            exact = next(wholes) == "".join(meant) and [said for _, said, _, _ in parts] == meant
             cut = [(part, learned) for part, _, _, learned in parts] if exact else self._by_offsets(found)
             outcomes.append(cut if isinstance(cut, Drop) else self._example(cut))
         return outcomes
@@ -93,6 +96,15 @@ class ChatTask(NextToken):
         if self.train_on != "all" and not template.writes_all(found, written):
             return Drop("answer_not_written")
         return written
+
+    def _wholes(self, written: list[Written | Drop], ids: list[list[int]]) -> Iterator[str]:
+        """Return what the pieces of each text say together.
+
+        Some tokenizers put a space before every text, and decoding one takes it away: only together they show it.
+        """
+        pieces = iter(ids)
+        texts = [[next(pieces) for _ in found.pieces()] for found in written if isinstance(found, Written)]
+        return iter(self._decoded([list(chain.from_iterable(parts)) for parts in texts]))
 
     def _decoded(self, ids: list[list[int]]) -> list[str]:
         said: list[str] = self.tokenizer.batch_decode(

@@ -34,12 +34,18 @@ class Written:
         return [piece for piece in (*found, (self.text[at:], False)) if piece[0]]
 
 
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Return the tokens that stand for no text: those with a name (`eos_token`), and those added as special ones."""
+    added = (token for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return {*map(str, tokenizer.all_special_tokens), *map(str, added)}
+
+
 class Template:
     """A tokenizer's chat template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        self._special = sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True)
+        self._special = sorted(control_tokens(tokenizer), key=len, reverse=True)
         any_of = "|".join(map(re.escape, self._special)) or r"(?!)"
         self._specials = re.compile(any_of)
         self._tail = re.compile(rf"({any_of})(?:\s|{any_of})*\Z")
@@ -128,9 +134,9 @@ class Template:
         text = self._text(conversation, len(conversation.messages))
         answers = []
         for at in chosen:
-            before = self._text(conversation, at, asks=True)
             whole = self._text(conversation, at + 1)
-            if not whole.startswith(before):
+            before = self._text(conversation, at, asks=True) if at else self._beginning(conversation, whole)
+            if before is None or not whole.startswith(before):
                 raise DataError(
                     f"{where}: the chat template asks for an answer otherwise than it writes one, so where answers "
                     "begin cannot be told; give one with generation markers ('--chat.template FILE')"
@@ -144,6 +150,17 @@ class Template:
                 )
             answers.append((len(before), stop))
         return Written(text, answers)
+
+    def _beginning(self, conversation: Conversation, whole: str) -> str | None:
+        """Return what is written before a first message that is an answer: no template writes no messages.
+
+        Args:
+            conversation: The conversation.
+            whole: Its first message as it is written.
+        """
+        asks = self._text(conversation, 1, asks=True).removeprefix(whole)
+        at = whole.find(asks)
+        return whole[: at + len(asks)] if asks and at >= 0 else None
 
     def _end(self, text: str, whole: str, start: int) -> int | None:
         """Return where an answer ends: behind the first of the special tokens with which it does.

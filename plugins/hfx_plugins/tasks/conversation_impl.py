@@ -63,7 +63,7 @@ def conversation_of(row: Row, columns: Columns) -> tuple[str, Conversation | Dro
     tools = _tools(row.values.get(columns.tools))
     if isinstance(tools, Drop):
         return told, tools
-    return told, _checked(messages, len(prompt), columns.system or _system(row), tools)
+    return told, _checked(messages, len(prompt), _system(row) or columns.system, tools)
 
 
 def _found(row: Row, columns: Columns) -> tuple[str, tuple[list[Any], list[Any]] | Drop]:

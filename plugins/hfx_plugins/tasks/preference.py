@@ -19,9 +19,9 @@ class Preference(Plugin):
     """Prefer one answer to another (DPO, https://arxiv.org/abs/2305.18290): reports how often it is the right one.
 
     Rows hold `prompt`, `chosen` and `rejected`, texts or lists of messages; or `chosen` and `rejected` alone, two
-    conversations that begin alike. How much more likely an answer has become is measured against the model as it was:
-    under adapters against their base, else against what the model says of every pair before the first step, which is
-    saved with the run.
+    texts or conversations that begin alike. How much more likely an answer has become is measured against the model
+    as it was: under adapters against their base, else against what the model says of every pair before the first
+    step, which is saved with the run.
     """
 
     loss: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
@@ -50,10 +50,11 @@ class Preference(Plugin):
 
     @hookimpl(wrapper=True)
     def hfx_model(self, run: Run) -> Generator[None, PreTrainedModel, PreTrainedModel]:
-        """Let the task know that a plan asks the model nothing."""
+        """Let the task know what a checkpoint has of the pairs, and that a plan asks the model nothing."""
         model = yield
-        if run.planning:
-            cast("Any", run.task).planning = True
+        task = cast("Any", run.task)
+        task.remembered = run.state[self.name]
+        task.planning = run.planning
         return model
 
     @hookimpl(wrapper=True)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from hfx import ColumnType, Drop, Example, Row
-from hfx.errors import DataError, IncompatibleError, ModelError, PluginError
+from hfx.errors import DataError, IncompatibleError, ModelError
 from hfx_plugins.tasks.chat_impl import ChatTask
-from hfx_plugins.tasks.conversation_impl import Columns
+from hfx_plugins.tasks.conversation_impl import ROLES, Columns
 from hfx_plugins.tasks.next_token_impl import IGNORED
 from hfx_plugins.tasks.text_impl import encode_all, frame
 
@@ -78,7 +78,7 @@ class PreferenceTask:
     loss_kind: str
     beta: float
     label_smoothing: float
-    version: Any = 1
+    version: Any = 2
     unit: Literal["token", "row", "pair"] = "pair"
     model_class: str = "AutoModelForCausalLM"
     model_options: Mapping[str, Any] = field(default_factory=dict)
@@ -91,6 +91,8 @@ class PreferenceTask:
     )  # fmt: skip
     known: tuple[Tensor, Tensor] | None = None
     """Pairs, sorted, and what the model said of each before training, `(pairs, 2)`."""
+    remembered: Mapping[str, Any] = field(default_factory=dict)
+    """The same as a checkpoint has it: `pairs` and `said`."""
     planning: bool = False
     """While `hfx plan` traces, nobody has asked the model: it said nothing of any pair."""
 
@@ -124,7 +126,12 @@ class PreferenceTask:
             return Drop("no_pair")
         if isinstance(chosen, str) and isinstance(rejected, str) and isinstance(prompt, str | None):
             row.marks["preference"] = f"texts in {'' if prompt is None else 'prompt, '}chosen and rejected"
-            return self._of_texts(prompt or "", chosen, rejected)
+            if prompt is None:
+                prompt = _asked_in_both(chosen, rejected)
+                chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+            return self._of_texts(prompt, chosen, rejected)
+        if _is_whole(prompt, chosen) and _is_whole(prompt, rejected):
+            prompt = None
         row.marks["preference"] = f"conversations in {'' if prompt is None else 'prompt, '}chosen and rejected"
         return self._of_conversations(row, prompt, chosen, rejected)
 
@@ -216,22 +223,44 @@ class PreferenceTask:
                 return self._logps(model, inputs, labels)
         if self.planning:
             return torch.zeros(len(pairs), 2, device=labels.device)
+        if self.known is None and "pairs" in self.remembered:
+            self.known = self.remembered["pairs"], self.remembered["said"]
         if self.known is None:
-            raise PluginError(
-                "'preference' does not know yet what the model said of its pairs; call its 'hfx_run' first"
+            raise IncompatibleError(
+                "'preference' compares a model with what it said of the pairs before it was trained, and nothing tells "
+                "that of this one; evaluate the run that trained it, or adapters beside their base"
             )
         names, said = self.known
         at = torch.searchsorted(names, pairs.cpu()).clamp(max=len(names) - 1)
         if not torch.equal(names[at], pairs.cpu()):
             raise DataError(
-                "a pair is not among those that the model was asked of before the run's first step; go on with the "
-                "data it began with, or begin anew with another '--output'"
+                "a pair is not among those that the model was asked of before the run's first step; take the data it "
+                "began with, or begin anew with another '--output' ('--plugin lora' can be asked of any pair)"
             )
         return said[at].to(labels.device)
 
     def metrics(self) -> Metrics:
         """Return figures at zero."""
         return Preferred()
+
+
+def _asked_in_both(chosen: str, rejected: str) -> str:
+    """Return what two texts have in common at their beginning, up to the end of a word: the prompt."""
+    pairs = enumerate(zip(chosen, rejected, strict=False))
+    common = chosen[: next((at for at, (a, b) in pairs if a != b), min(len(chosen), len(rejected)))]
+    last = "" if common[-1:].isspace() else (common.split() or [""])[-1]  # they may differ in the midst of it
+    return common[: len(common) - len(last)].rstrip()
+
+
+def _is_whole(prompt: Any, answer: Any) -> bool:
+    """Return whether an answer is a whole conversation, the prompt in it, as some data sets have it."""
+    if not isinstance(answer, list) or not answer:
+        return False
+    if isinstance(prompt, str):
+        first = answer[0]
+        role = first.get("role", first.get("from")) if isinstance(first, Mapping) else None
+        return isinstance(role, str) and ROLES.get(role.lower()) in ("system", "user")
+    return isinstance(prompt, list) and bool(prompt) and answer[: len(prompt)] == prompt
 
 
 def _both(batch: Batch) -> tuple[Batch, Tensor]:
