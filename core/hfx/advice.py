@@ -28,7 +28,7 @@ def advice(run: Run) -> str:
     found = _fitting(run, int(had * CLEARLY_LESS)) if run.world.size == 1 else None
     if found is None:
         smaller = f"'--micro-batch-size {run.smaller}'" if run.smaller else "a lower 'micro_batch_size'"
-        less = f"use {smaller} (the result changes in its last bits only), or "
+        less = f"use {smaller} (the result changes in its last bits, dropout is drawn anew), or "
         return f"{where}; {less if run.micro_batch_size > 1 else ''}{RECOMPUTED}"
     learns = ", which learns otherwise" if found.changes_result else ""
     return f"{where}; add '{found.variant.words()}'{learns}: that is planned to hold {_gib(found.plan)} GiB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from hfx.collective import first_line
@@ -45,6 +46,28 @@ def agree(run: Run) -> None:
         ) from error
     if differs:
         raise CollectiveError(f"{differs}; start all ranks with the same words, packages and policy")
+
+
+def told_by_first(run: Run, name: str, value: int | None) -> int | None:
+    """Return what rank 0 says under a name, through the store where the ranks meet; all ranks ask once.
+
+    Raises:
+        CollectiveError: it does not say it in time, or is gone.
+    """
+    import torch.distributed as dist
+
+    from hfx.distributed import PATIENCE
+
+    try:
+        if run.world.is_main:
+            run.store.set(name, json.dumps(value))
+        run.store.wait([name], PATIENCE)
+        found: int | None = json.loads(run.store.get(name))
+        return found
+    except dist.DistError as error:
+        raise CollectiveError(
+            f"rank {run.world.rank} waited for rank 0 in vain ({first_line(error)}); what rank 0 says is the reason"
+        ) from error
 
 
 def _text(run: Run) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hfx.blame import ran_out
 from hfx.claim import NO_RUN, claimed
 from hfx.collective import explained, of_ranks
-from hfx.errors import DeviceMemoryError, HfxError, StorageError
+from hfx.errors import ConfigError, DeviceMemoryError, HfxError, StorageError
 from hfx.halving import follow
 from hfx.launch import LAUNCHED, STOP_SIGNALS, stopping_on_signals, world_from
 from hfx.preload import preloaded
@@ -147,30 +147,41 @@ def _train(run: Run) -> RunResult:
     from hfx.report import before_step_one
     from hfx.state import cut_records
 
-    if run.world.is_main and run.output.exists():
+    there, held = run.output.exists(), (run.output / RUN_FILE).exists()
+    if run.world.is_main and there:
         run.enter(claimed(run.output))
     found = checkpoint_of(run)
     run.build()  # Ctrl-C ends it at once: there is no step to finish, and the cache keeps what is whole
     lines = before_step_one(run)
+    if run.world.is_main and not there:
+        _claim_new(run)
     if found:
         lines += told(run, found)
         run.restore(found)
         lines.append(f"resumed from {found.path} at step {run.step} of {run.total_steps}")
         if run.step >= run.total_steps:
             lines.append("nothing is left to train; a greater '--steps' would go on")
-    elif (run.output / RUN_FILE).exists():
+    elif held:
         cut_records(run)
         lines.append(f"'{run.output}' holds a run without a checkpoint; it begins anew")
     if (most := min(run.micro_batch_size, run.smaller or run.micro_batch_size)) < run.config.micro_batch_size:
         lines.append(f"memory ran out before: micro-batches of {most} sequences at most")
     if run.world.is_main:
-        if not run.output.exists():
-            run.enter(claimed(run.output))
         _write_run_file(run)
         _write_report(run)
         print("\n".join(lines), file=sys.stderr, flush=True)
     with telling_status(run):
-        return _to_the_end(run, begins=not found)
+        return _to_the_end(run, begins=not found and not held)
+
+
+def _claim_new(run: Run) -> None:
+    """Make and claim a run directory that was not there before the data were prepared and the model was loaded."""
+    run.enter(claimed(run.output))
+    if (run.output / RUN_FILE).exists():
+        raise ConfigError(
+            f"another run began in '{run.output}' while this one's data were prepared; choose another '--output', or "
+            "go on with that one: '--resume auto'"
+        )
 
 
 def _to_the_end(run: Run, begins: bool) -> RunResult:

@@ -52,7 +52,8 @@ class RunConfig(BaseModel):
     batch_size: PositiveInt = 32
     """Sequences in a step, over all devices."""
     micro_batch_size: PositiveInt = 8
-    """Most sequences in one forward pass on one device; changes memory and speed; the result only in its last bits."""
+    """Most sequences in one forward pass on one device; changes memory and speed, the result in its last
+    bits alone; dropout is drawn anew."""
     seq_length: PositiveInt = 512
     """Most positions in a sequence."""
     max_grad_norm: PositiveFloat | None = 1.0

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hfx.run import Run
 
 _EXACT = "exact: the same bits"
-_LAST_BITS = "the same order of samples; sums may differ in the last bits"
+_LAST_BITS = "the same order of samples; sums may differ in the last bits, dropout is drawn anew"
 _OTHERWISE = "change what is trained"
 _NO_PART = {"log_every", "save_every", "async_save", "eval_every", "keep", "max_bad_rows"}
 _LENGTHS = {"steps", "epochs", "tokens"}

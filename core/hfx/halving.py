@@ -48,7 +48,7 @@ def with_less(run: Run, batch: GlobalBatch, gradients: Callable[[], Tensor]) -> 
         run.micro_batch_size, run.smaller = run.smaller, None
         print(
             f"hfx: warning: memory ran out in step {run.step + 1}; it is tried again with 'micro_batch_size' "
-            f"{run.micro_batch_size}, which changes the result in its last bits only",
+            f"{run.micro_batch_size}, which changes the result in its last bits, and draws dropout anew",
             file=sys.stderr,
             flush=True,
         )

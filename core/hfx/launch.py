@@ -74,7 +74,7 @@ def stopping_on_signals(run: Run) -> Iterator[None]:
 
     def request(number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if name == "SIGINT" and run.stop_wanted:
+        if name == "SIGINT" and run.signalled:
             raise KeyboardInterrupt
         run.request_stop(name)
 

@@ -326,7 +326,9 @@ class Parts:
         parts: dict[str, list[Any]] = {n: [of, by_name[of].plugin.options()] for n, of in chosen.items()}
         if content := getattr(self.sampler, "fingerprint", str)():
             parts["sampler"].append(content)
-        data = self._source("train").source.fingerprint() if self.streams else self.table("train").fingerprint
+        # A position in a stream names a block, and what is in one is decided as what is in a table.
+        table = self.table("train").fingerprint
+        data = [self._source("train").source.fingerprint(), table] if self.streams else table
         return plan_sha256(seed=self.config.seed, batch_size=self.config.batch_size, data=data, **parts)
 
     def build(self) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfx.agreement import told_by_first
 from hfx.claim import NO_RUN
-from hfx.errors import ConfigError, StorageError, UsageError
+from hfx.errors import CollectiveError, ConfigError, StorageError, UsageError
 from hfx.launch import LAUNCHED
 
 if TYPE_CHECKING:
@@ -81,7 +82,24 @@ def _restarted() -> bool:
 
 
 def checkpoint_of(run: Run) -> Checkpoint | None:
-    """Return the checkpoint to go on from, or None to begin."""
+    """Return the checkpoint to go on from, the same on all ranks, or None to begin.
+
+    Raises:
+        CollectiveError: a rank does not see the one that rank 0 found.
+        StorageError: there are some, and every one is damaged.
+    """
     from hfx.checkpoint import newest
 
-    return newest(run.output, run.world.size) if (run.output / RUN_FILE).exists() else None
+    found = newest(run.output, run.world.size) if (run.output / RUN_FILE).exists() else None
+    if run.world.size == 1:
+        return found
+    chosen = told_by_first(run, "resumes", None if found is None else found.step)
+    if chosen is not None and found is not None and found.step > chosen:
+        found = newest(run.output, run.world.size, chosen)
+    if (None if found is None else found.step) != chosen:
+        what = "begins anew" if chosen is None else f"goes on from the checkpoint of step {chosen}"
+        raise CollectiveError(
+            f"rank {run.world.rank} finds {f'that of step {found.step}' if found else 'none'}, and rank 0 {what}; all "
+            f"machines need to see '{run.output}' alike"
+        )
+    return found

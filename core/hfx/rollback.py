@@ -122,6 +122,9 @@ def _forget(run: Run, found: Checkpoint) -> None:
     saved = {(name, key) for name, values in found.state["state"].items() for key in values}
     tensors = [full.split(".", 2) for full in found.names() if full.startswith("state.")]
     saved |= {(name, key) for _, name, key in tensors}
+    # What a plugin that came later made while the run was built stays: it has nothing else to go on from.
+    for name in set(run.state) - (run.built_with or frozenset()):
+        run.state[name].clear()
     for name in {name for name, _ in saved} | {KEPT}:
         for key in [key for key in run.state[name] if (name, key) not in saved]:
             del run.state[name][key]

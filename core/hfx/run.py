@@ -50,6 +50,8 @@ class Run(Parts):
         """What might have fitted where memory ran out: said by a launcher that began again, or to it."""
         self.judged: dict[str, Any] | None = None
         """What is evaluated instead of trained; see `evaluator.py`."""
+        self.built_with: frozenset[str] | None = None
+        """The plugins that kept something in `state` as soon as everything was built; None before."""
         self.local: dict[str, Any] = {}
         """What plugins hold open, by their names: never saved."""
         self.last_metrics: dict[str, float] = {}
@@ -67,6 +69,12 @@ class Run(Parts):
         self._moved = False
         self._figures: dict[str, Callable[[dict[str, Any]], float | None]] = {}
         self._asked: set[str] = set()
+
+    def build(self) -> None:
+        """Build every part now, so that what is wrong shows before training."""
+        super().build()
+        if self.built_with is None:
+            self.built_with = frozenset(name for name, kept in self.state.items() if kept)
 
     def batches(self) -> Iterator[GlobalBatch]:
         """Yield the global batches that are left, until the last step or until the ranks agreed to stop.
@@ -282,8 +290,9 @@ class Run(Parts):
     # ── stopping ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def request_stop(self, reason: str) -> None:
-        """Ask for the end of the run; all ranks agree at the step's boundary, save, and stop."""
-        self._stop = self._stop or reason
+        """Ask for the end of the run; all ranks agree at the step's boundary, save, and stop. Signals come first."""
+        if self._stop is None or (reason in STOP_SIGNALS and not self.signalled):
+            self._stop = reason
 
     def waits(self, missing: bool) -> bool:
         """Return whether to wait on for a block of a stream, which is missing here or came.
@@ -320,7 +329,12 @@ class Run(Parts):
     @property
     def stop_code(self) -> int:
         """What this rank adds to the agreement: 0, 1 for a plugin's wish, more for a signal."""
-        return 0 if self._stop is None else _SIGNALLED if self._stop in STOP_SIGNALS else 1
+        return 0 if self._stop is None else _SIGNALLED if self.signalled else 1
+
+    @property
+    def signalled(self) -> bool:
+        """True where a signal asked this rank for the end, or the ranks follow one that another rank was sent."""
+        return self._stop in STOP_SIGNALS
 
     @property
     def stop_wanted(self) -> bool:

@@ -68,3 +68,15 @@ def test_what_makes_going_on_impossible_is_refused_with_what_to_type(folder: Pat
 
 def test_the_same_again_differs_in_nothing(folder: Path) -> None:
     assert "differs" not in resumed(folder)
+
+
+@pytest.mark.parametrize("words", [("--stream.block", "20"), ("--eval-share", "0.4"), ("--causal-lm.overflow", "drop")])
+def test_of_a_stream_what_decides_what_is_in_a_block_is_refused_too(words: tuple[str, ...], folder: Path) -> None:
+    given = (*SMALL, "--plugin", "stream", "--stream.block", "10", "--eval-share", "0.1", "--steps", "4")
+    if not (folder / "flow").exists():
+        done = hfx("train", *given, "--output", "flow", cwd=folder, HFX_CACHE=str(folder / "cache"))
+        assert done.returncode == 0, done.stderr
+    more = ("--resume", "flow", "--steps", "6")
+    done = hfx("train", *more, *words, cwd=folder, HFX_CACHE=str(folder / "cache"))
+    assert done.returncode == 2, done.stderr
+    assert "reordered: the position means nothing in another order" in done.stderr

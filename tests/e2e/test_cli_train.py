@@ -32,11 +32,28 @@ class Toy(Plugin):
 
     name_of_signal: str = "SIGINT"
     """Which."""
+    first: bool = False
+    """Whether the run was to end at this step anyway."""
 
     @hookimpl
     def hfx_step_end(self, run, metrics):
         if metrics["step"] == 2:
+            if self.first:
+                run.request_stop("it is enough")
             os.kill(os.getpid(), getattr(signal, self.name_of_signal))
+'''
+SLOW = '''import time
+
+from hfx import Plugin, hookimpl
+
+
+class Toy(Plugin):
+    """Takes long to load a model."""
+
+    @hookimpl(wrapper=True)
+    def hfx_model(self, run):
+        time.sleep(4)
+        return (yield)
 '''
 REFUSER = '''from hfx import Plugin, hookimpl
 from hfx.errors import IncompatibleError
@@ -265,6 +282,21 @@ def test_two_processes_never_train_in_one_folder(folder: Path) -> None:
     assert "steps: 100000" in (folder / "shared" / "run.yaml").read_text()
 
 
+def test_of_two_that_prepare_for_a_new_folder_at_once_one_trains_there(folder: Path) -> None:
+    packages = folder / "packages-slow"
+    toy_package(packages, "hfx-slow", {"slow": SLOW})
+    command = [*MODULE, "train", *SMALL, "--steps", "30", "--plugin", "slow", "--output", "at-once"]
+    environ = environment(packages, OMP_NUM_THREADS="1")
+    both = [subprocess.Popen(command, cwd=folder, env=environ, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=200)[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert codes.count(0) == 1, said
+    refused = said[1 - codes.index(0)]
+    assert "another process is training in 'at-once'" in refused or "another run began in 'at-once'" in refused
+    steps = [json.loads(line)["step"] for line in (folder / "at-once" / "ledger.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 31))
+
+
 @pytest.mark.usefixtures("finished")
 def test_a_longer_run_has_the_new_schedules_learning_rate_from_its_first_step(folder: Path) -> None:
     shutil.copytree(folder / "done", folder / "longer")
@@ -295,17 +327,34 @@ def test_rows_are_counted_before_they_are_cut(folder: Path) -> None:
     assert (read, trained + held_out) == (64, 64)
 
 
+@pytest.mark.parametrize("first", ["false", "true"], ids=["alone", "where a plugin asked for the end before"])
 @pytest.mark.parametrize(("signal", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 75)])
-def test_a_run_that_a_signal_ends_is_saved_and_exits_with_its_code(signal: str, code: int, folder: Path) -> None:
-    packages = folder / f"packages-{signal}"
+def test_a_run_that_a_signal_ends_is_saved_and_exits_with_its_code(
+    signal: str, code: int, first: str, folder: Path
+) -> None:
+    packages = folder / f"packages-{signal}-{first}"
     toy_package(packages, "hfx-signaller", {"signaller": SIGNALLER})
-    words = ["--plugin", "signaller", "--signaller.name-of-signal", signal, "--steps", "50", "--output", signal]
+    words = ["--plugin", "signaller", "--signaller.name-of-signal", signal, "--steps", "50"]
+    words += ["--signaller.first", first, "--output", (signal := f"{signal}-{first}")]
     done = hfx("train", *SMALL, *words, cwd=folder, path=packages, OMP_NUM_THREADS="1")
     assert done.returncode == code, done.stderr
     assert f"go on with 'hfx train --resume {signal}'" in done.stderr
     steps = [json.loads(line)["step"] for line in (folder / signal / "metrics.jsonl").read_text().splitlines()]
     assert max(steps) < 50
     assert list((folder / signal / "checkpoints").glob("step-*/MANIFEST.json"))
+
+
+def test_a_run_that_begins_anew_and_is_refused_before_its_first_step_can_still_be_resumed(folder: Path) -> None:
+    packages = folder / "packages-anew"
+    toy_package(packages, "hfx-refuser", {"refuser": REFUSER})
+    words = [*SMALL, "--steps", "4", "--output", "anew"]
+    assert hfx("train", *words, cwd=folder, OMP_NUM_THREADS="1").returncode == 0
+    shutil.rmtree(folder / "anew" / "checkpoints")
+    refused = hfx("train", "--resume", "anew", "--plugin", "refuser", cwd=folder, path=packages, OMP_NUM_THREADS="1")
+    assert refused.returncode == 2, refused.stderr
+    again = hfx("train", "--resume", "anew", "--plugin", "no:refuser", cwd=folder, path=packages, OMP_NUM_THREADS="1")
+    assert again.returncode == 0, again.stderr
+    assert "it begins anew" in again.stderr
 
 
 def test_a_run_that_a_plugin_refuses_before_its_first_step_leaves_nothing(folder: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import hfx
+from hfx import Plugin, hookimpl
 from hfx.checkpoint import newest
 from hfx.errors import IncompatibleError
 from hfx_plugins.guards.early_stopping import EarlyStopping
@@ -43,6 +45,28 @@ def test_a_resumed_run_goes_on_counting(data: Path, tmp_path: Path) -> None:
     hfx.train(config(data), plugins=[EarlyStopping(patience=2), Ends(after=between)], output=str(part))
     result = hfx.train(config(data, resume=str(part)), plugins=[EarlyStopping(patience=2), Ends(after=99)])
     assert (result.step, result.stopped) == (whole.step, whole.stopped)
+
+
+class Returns(Plugin):
+    """Goes back once, and looks what is remembered then."""
+
+    @hookimpl
+    def hfx_step_end(self, run: Any, metrics: dict[str, Any]) -> None:
+        if metrics["step"] == 5 and "went" not in run.local:
+            run.local["went"] = True
+            run.go_back("a test", first_bad=3, times=2, otherwise="nothing")
+        elif metrics["step"] == 3 and "went" in run.local:
+            SEEN.append(dict(run.state["early_stopping"]))
+
+
+SEEN: list[dict[str, Any]] = []
+
+
+def test_a_run_that_goes_back_before_its_first_evaluation_knows_of_none(data: Path, tmp_path: Path) -> None:
+    SEEN.clear()
+    fields = config(data, save_every=2, steps=9, keep=5)
+    hfx.train(fields, plugins=[EarlyStopping(patience=2), Returns()], output=str(tmp_path / "run"))
+    assert SEEN == [{}]
 
 
 def test_a_run_with_nothing_to_compare_is_refused(data: Path, tmp_path: Path) -> None:

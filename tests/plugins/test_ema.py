@@ -47,9 +47,11 @@ def bench(config: dict[str, Any] | None = None, **options: Any) -> Bench:
     return Bench.of(EMA, options, config or {}, None)
 
 
-def by_hand(history: list[dict[str, torch.Tensor]], decay: float, warmup: bool) -> dict[str, torch.Tensor]:
+def by_hand(
+    history: list[dict[str, torch.Tensor]], decay: float, warmup: bool, before: int = 0
+) -> dict[str, torch.Tensor]:
     average = {name: tensor.double() for name, tensor in history[0].items()}
-    for step, current in enumerate(history[1:], start=1):
+    for step, current in enumerate(history[1:], start=before + 1):
         kept = min(decay, (1 + step) / (10 + step)) if warmup else decay
         average = {name: kept * mean + (1 - kept) * current[name].double() for name, mean in average.items()}
     return average
@@ -190,13 +192,17 @@ def test_a_run_that_is_resumed_with_an_average_begins_it_there() -> None:
     output = made.fresh("without")
     with made.run(Stopper(after=3), active=False, output=output) as run:
         trained(run)
-    with made.run(output=output) as run:
+    with made.run(Weights(), output=output) as run:
         run.build()
         found = newest(output, 1)
         assert found is not None
         run.restore(found)
         run.hooks.run(run=run)
         assert set(state(run)) == {name for name, _ in run.model.named_parameters()}
+        history = run.local["weights"]
+        assert 1 < len(history) == run.step - found.step + 1
+        expected = by_hand(history, 0.9, True, before=found.step)
+        assert all(torch.allclose(mean.double(), expected[name], atol=1e-6) for name, mean in state(run).items())
 
 
 def test_a_run_that_goes_on_from_an_earlier_checkpoint_exports_the_same_average(tmp_path: Path) -> None:

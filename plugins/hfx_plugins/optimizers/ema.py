@@ -13,12 +13,14 @@ from hfx import Plugin, Run, hookimpl
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from hfx import RunResult
+
 
 class EMA(Plugin):
     """Keep an average of the weights over the last steps, and export it: less noise than the last step's weights.
 
     The average of the trained parameters lies beside them, in float32, and in every checkpoint; it begins as they are
-    before the first step. Training and evaluations go on with the weights themselves.
+    before its first step. Training and evaluations go on with the weights themselves.
     """
 
     decay: float = Field(default=0.999, gt=0, lt=1)
@@ -35,7 +37,18 @@ class EMA(Plugin):
 
         optimizer = yield
         begin(run.model, run.state[self.name])
+        run.local[self.name] = next(iter(run.state[self.name].values()), None)
         return optimizer
+
+    @hookimpl(wrapper=True)
+    def hfx_run(self, run: Run) -> Generator[None, RunResult, RunResult]:
+        """Let the average begin at the weights of a checkpoint that has none: it was made before they were loaded."""
+        from hfx_plugins.optimizers.ema_impl import begin
+
+        made = run.local.pop(self.name, None)
+        if run.step and made is next(iter(run.state[self.name].values()), None):
+            begin(run.model, run.state[self.name])
+        return (yield)
 
     @hookimpl
     def hfx_step_end(self, run: Run) -> None:
