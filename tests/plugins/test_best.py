@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,16 @@ def test_a_chosen_checkpoint_that_is_damaged_is_named_with_the_way_to_the_last_m
         hfx.train(config(data), plugins=[Best(), Damages()], output=str(output))
     assert newest(output, 1).step == 40
     assert not (output / "model").exists()
+
+
+def test_of_a_chosen_checkpoint_that_is_gone_the_export_names_the_newest(run: Path, tmp_path: Path) -> None:
+    from hfx.cli.export import chosen
+
+    shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(folder_of(tmp_path / "run", best_of(run)))
+    with pytest.raises(ConfigError, match=r"chose step \d+, whose checkpoint is gone; '--checkpoint 40' exports"):
+        chosen(tmp_path / "run", None)
+    assert chosen(tmp_path / "run", "40").step == 40
 
 
 def test_a_figure_that_an_evaluation_lacks_is_named_with_the_nearest(data: Path, tmp_path: Path) -> None:

@@ -97,6 +97,11 @@ def chosen(run: Path, wanted: str | None) -> Checkpoint:
         if step is None or step == found.step:
             return found
         wanted = str(step)
+        if step not in map(step_of, candidates(run)):
+            raise ConfigError(
+                f"the run '{run}' chose step {step}, whose checkpoint is gone; '--checkpoint {found.step}' exports the "
+                "newest one"
+            )
     there = {step_of(path) or 0: path for path in reversed(candidates(run))}
     number = wanted.removeprefix("step-")
     path = there.get(int(number)) if number.isdecimal() else Path(wanted).resolve()
