@@ -156,6 +156,7 @@ class StreamBlocks:
             return None
         kept = found if self._held_out is None else found.without(self._held_out)
         table = prepare_table(kept, self._plan, self._cache)
+        table.open()  # another run on this cache may be done with the block, and remove it
         stages = [found.stage.parent / stage for stage in found.report.stages]
         self._folders[index] = [*stages, table.path]
         return table
@@ -187,6 +188,8 @@ def blocks_of(run: Run, split: str) -> OneBlock | StreamBlocks:
     if rows.source.indexed or name != split:
         return OneBlock(first)
     held_out = run.rows("eval").hashes() if split == "train" else None
+    if held_out is not None and run.config.eval_data is not None:
+        held_out = held_out[:0]  # rows of their own: none is held out of these
     return StreamBlocks(rows, run._table_plan(), run.cache, run._reading(rows), first, held_out, run.waits)
 
 

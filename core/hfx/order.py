@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -234,7 +235,7 @@ class Order:
         """Return the number of steps in this many epochs, a part of a step rounded up."""
         whole = int(epochs)
         steps = sum(math.ceil(self.bins_in_epoch(e) / self._batch_size) for e in range(whole))
-        if rest := epochs - whole:
+        if rest := Fraction(str(epochs)) - whole:  # as it was typed: 1.1 - 1 is a little more than 0.1
             steps += math.ceil(rest * math.ceil(self.bins_in_epoch(whole) / self._batch_size))
         return max(1, steps)
 

@@ -301,7 +301,7 @@ class Parts:
             tokens = config.tokens
             return self._counted_once(["tokens", tokens], lambda: self.order.steps_for_tokens(tokens))
         epochs = config.epochs or DEFAULT_EPOCHS
-        return self._counted_once(["epochs", epochs], lambda: self.order.steps_for_epochs(epochs))
+        return self._counted_once(["epochs", str(epochs)], lambda: self.order.steps_for_epochs(epochs))
 
     def _counted_once(self, length: list[Any], count: Callable[[], int]) -> int:
         """Return a number of steps from the cache: packing groups every window to know its sequences."""

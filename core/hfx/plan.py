@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from hfx.tracing import Peak, Tracer
 
 if TYPE_CHECKING:
     from hfx.order import GlobalBatch, Sequence
+    from hfx.protocols import Table
     from hfx.run import Run
 
 _DATA = ("source", "rows", "cleaned", "tokenizer", "task", "table", "sampler", "batcher", "blocks", "total_steps")
@@ -142,7 +144,13 @@ def _positions(part: list[Sequence]) -> int:
 
 
 def _length(sequence: Sequence) -> int:
-    return sum(int(sequence.table.column("length")[row]) for row in sequence.rows)
+    return sum(_width(sequence.table, row) for row in sequence.rows)
+
+
+def _width(table: Table, row: int) -> int:
+    """Return the positions of an example: of two texts (a pair, a source and its target) those of the longer one."""
+    values = table.values(row).values()
+    return max([int(table.column("length")[row]), *(len(value) for value in values if np.ndim(value))])
 
 
 # ── tracing ──────────────────────────────────────────────────────────────────────────────────────────────────────────

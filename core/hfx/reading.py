@@ -53,9 +53,19 @@ def read_rows(source: Source, reading: Reading, path: Path, report: RowReport) -
 def _plain(value: Any) -> Any:
     if isinstance(value, _PLAIN):
         return value
+    if isinstance(value, bytes):
+        return _text(value)
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else str(value)
+
+
+def _text(value: bytes) -> str | None:
+    """Return bytes as the text they are: some writers of Parquet do not say so. Others (pictures) are no value."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _bad_rows(report: RowReport, row: BadRow) -> str:

@@ -12,6 +12,7 @@ import platform
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -165,7 +166,8 @@ class RunFolder:
         except (KeyError, TypeError, ValueError):
             pass
         if named := _NAMED.match(self.path.name):
-            return datetime.strptime(named[1], "%Y%m%d-%H%M%S").astimezone(UTC)
+            with suppress(ValueError):  # digits that are no date
+                return datetime.strptime(named[1], "%Y%m%d-%H%M%S").astimezone(UTC)
         files = [entry.stat().st_mtime for entry in os.scandir(self.path) if entry.is_file()]
         return datetime.fromtimestamp(min(files), UTC) if files else None
 

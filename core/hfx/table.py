@@ -38,6 +38,10 @@ class ArrowTable:
             reader = pa.ipc.open_file(pa.memory_map(str(self.path / "table.arrow")))
             return [reader.get_batch(i) for i in range(reader.num_record_batches)]
 
+    def open(self) -> None:
+        """Map the files now: what removes them later takes nothing from who has them open."""
+        _ = self._batches, self._carried
+
     @cached_property
     def _starts(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         return np.cumsum([0, *(batch.num_rows for batch in self._batches)])

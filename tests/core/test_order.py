@@ -146,6 +146,11 @@ def test_an_epoch_shows_every_example_once_and_its_last_batch_is_short(batcher: 
     assert sum(len(batch.sequences) for batch in batches) == order.bins_in_epoch(0)
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(1.1, 11), (2.2, 22), (0.3, 3), (1.01, 11), (3, 30)])
+def test_a_part_of_an_epoch_is_as_many_steps_as_was_typed(epochs: float, steps: int) -> None:
+    assert order_of([100], Singly(), batch_size=10).steps_for_epochs(epochs) == steps
+
+
 @given(size=st.integers(1, 9))
 @settings(max_examples=9, deadline=None)
 def test_ranks_cut_a_batch_without_loss_or_overlap(size: int) -> None:

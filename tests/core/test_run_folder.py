@@ -117,6 +117,13 @@ def test_a_damaged_file_is_named_and_the_rest_is_told(name: str, content: str, t
         assert name in found.problems[0]
 
 
+def test_a_name_of_digits_that_are_no_date_tells_no_time(tmp_path: Path) -> None:
+    status = {name: value for name, value in ended("finished", 5).items() if name != "begun"}
+    found = RunFolder(write_run(tmp_path / "20241399-000000-odd", steps(5), status=status))
+    assert found.begun is not None
+    assert found.begun.timestamp() == pytest.approx(time.time(), abs=60)
+
+
 def test_speed_is_that_of_the_last_steps_waiting_included() -> None:
     lines = [step_line(1, 1.0), step_line(2, 1.0, step_seconds=0.2, data_seconds=0.08)]
     assert speed(lines) == pytest.approx(800 / (0.11 + 0.28))

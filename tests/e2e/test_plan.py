@@ -300,6 +300,13 @@ def test_what_is_printed_for_a_budget_fits_and_can_be_typed(folder: Path) -> Non
     assert found["peak_bytes"] <= budget
 
 
+def test_beside_an_optimizer_that_is_typed_no_other_one_is_tried(folder: Path) -> None:
+    (folder / "typed.yaml").write_text(json.dumps(config({}, {"layers": 2}, micro_batch_size=1)))
+    done = hfx(folder, "typed.yaml", "--plugin", "adamw", "--fit", "1MiB")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("hfx: nothing that was tried fits into 1MiB")
+
+
 def test_what_fits_nowhere_and_what_is_no_size_are_told_in_a_line(folder: Path) -> None:
     (folder / "small.yaml").write_text(json.dumps(config({}, {"layers": 2}, micro_batch_size=1)))
     done = hfx(folder, "small.yaml", "--fit", "1MiB")

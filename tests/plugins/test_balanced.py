@@ -98,6 +98,13 @@ def test_an_example_without_a_class_is_named_by_its_row(tmp_path):
         sampler(tmp_path, np.array(["a", None, "b"], dtype=object))
 
 
+@pytest.mark.parametrize(("values", "shares"), [([], None), (["a", "a"], {"a": 0, "b": 1}), (["a"], {"b": 1})])
+def test_of_a_block_of_a_stream_with_nothing_to_draw_nothing_is_drawn(tmp_path, values, shares):
+    order = sampler(tmp_path, np.array(values, dtype=object), streams=True, shares=shares)
+    assert order.size(0) == 0
+    assert len(order.rows(0, 0, 9)) == 0
+
+
 def test_a_block_of_a_stream_need_not_have_every_class(tmp_path):
     assert sampler(tmp_path, ["a", "a"], streams=True, shares={"a": 1, "b": 1}).size(0) == 2
     with pytest.raises(ConfigError, match="'b'"):

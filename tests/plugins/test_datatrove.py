@@ -155,3 +155,24 @@ def test_what_cannot_work_is_refused_in_a_line(folder: Path, words: list[str], t
     assert done.returncode in (1, 2)
     assert told in done.stderr
     assert "Traceback" not in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("script", "queued"),
+    [
+        ("echo PENDING", True),
+        ("echo COMPLETED", False),
+        ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", False),
+        ("echo 'slurm_load_jobs error: Socket timed out' >&2; exit 1", "slurm_load_jobs error: Socket timed out"),
+    ],
+    ids=["waits", "ended", "forgotten", "no answer"],
+)
+def test_a_queue_that_does_not_answer_is_not_taken_for_tasks_that_ended(
+    script: str, queued: bool | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hfx_plugins.executors.datatrove_impl import _queued
+
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert _queued(7) == queued

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from hfx import Place, Row
+from hfx.cache import prune
 from hfx.errors import DataError
 from hfx_plugins.cleaning.exact_dedup import ExactDedup
 
@@ -76,3 +77,18 @@ def test_a_run_reports_what_was_dropped(make_run, tmp_path):
     report = run.rows().report
     assert report.dropped == {"exact_dedup.duplicate": 1}
     assert report.facts == {"exact_dedup": {"rows": 4, "clusters": 1}}
+
+
+def test_clearing_the_cache_meanwhile_leaves_what_is_compared(tmp_path):
+    class Rows(list):
+        path = tmp_path / "rows" / "made"
+
+        def __iter__(self):
+            for row in super().__iter__():
+                prune(tmp_path, 30)
+                yield row
+
+    (tmp_path / "rows").mkdir()
+    rows = Rows(Row({"text": text}, Place("a", "a.txt", 1), number) for number, text in enumerate("aba"))
+    assert dict(ExactDedup().drops(rows)) == {2: "duplicate"}
+    assert not list((tmp_path / "rows").iterdir())

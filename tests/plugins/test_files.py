@@ -6,6 +6,9 @@ import gzip
 import sys
 from functools import partial
 
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
 import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +17,8 @@ from pydantic import ValidationError
 
 from hfx import BadRow
 from hfx.errors import DataError
+from hfx.reading import Reading, read_rows
+from hfx.rows import RowReport
 from hfx_plugins.sources.files import Files
 from plugins.files_data import RECORDS, TYPED, files_source, write_csv, write_lines
 
@@ -111,6 +116,18 @@ def test_utf16_is_read_when_asked_for(read, tmp_path):
 def test_only_the_columns_asked_for_are_read(read, tmp_path, name):
     TYPED[name](tmp_path / name)
     assert read(tmp_path / name, columns=["label"]) == [{"label": record["label"]} for record in RECORDS]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather"])
+def test_bytes_that_are_text_are_read_as_text_and_others_are_no_value(source, name, tmp_path):
+    table = pa.table({"text": pa.array(["grün".encode(), b"b"], pa.binary()), "picture": pa.array([b"\xff", None])})
+    if name == "a.parquet":
+        pyarrow.parquet.write_table(table, tmp_path / name)
+    else:
+        pyarrow.feather.write_feather(table, tmp_path / name)
+    found = source(str(tmp_path / name))
+    rows = [row.values for row in read_rows(found, Reading(), tmp_path, RowReport())]
+    assert rows == [{"text": "grün", "picture": None}, {"text": "b", "picture": None}]
 
 
 def test_a_big_file_is_not_held_in_memory(source, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 from typing import Any
@@ -125,6 +126,12 @@ def test_with_other_techniques_it_draws_the_same_noise() -> None:
     for plugins in others:
         with bench().run(Packing(window=16), *plugins) as run:
             assert losses(run) == pytest.approx(expected, rel=1e-5)
+
+
+def test_embeddings_that_peft_copies_have_the_noise_too() -> None:
+    model = noisy(5.0)
+    model.set_input_embeddings(copy.deepcopy(model.get_input_embeddings()))
+    assert noise(model, input_ids=torch.randint(3, 60, (2, 25))).abs().max() > 0
 
 
 def test_adapters_learn_beside_it() -> None:

@@ -6,14 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from hfx import Plugin, Run, World
 from hfx.errors import ConfigError, IncompatibleError
@@ -29,7 +30,7 @@ from hfx_plugins.memory.chunked_loss import ChunkedLoss
 from hfx_plugins.memory.gradient_checkpointing import GradientCheckpointing
 from hfx_plugins.models.lora import Lora
 from hfx_plugins.models.qlora import Qlora
-from hfx_plugins.models.qlora_impl import FourBit, PlannedFourBit
+from hfx_plugins.models.qlora_impl import FourBit, PlannedFourBit, quantize
 
 CPU = torch.device("cpu")
 SCRATCH = {"hidden_size": 64, "layers": 2, "tie_embeddings": False}
@@ -234,6 +235,23 @@ def test_layers_that_are_not_linear_are_refused_with_what_to_take() -> None:
     config = {"model": None, "plugins": {"scratch": {"architecture": "gpt2", "hidden_size": 32, "layers": 1}}}
     with bench(config).run() as run, pytest.raises(IncompatibleError, match="take '--plugin lora'"):
         _ = run.model
+
+
+def test_a_layer_whose_dtype_a_model_takes_for_its_states_stays_whole() -> None:
+    model = T5ForConditionalGeneration(
+        T5Config(vocab_size=60, d_model=64, d_kv=16, d_ff=128, num_layers=1, num_heads=4, decoder_start_token_id=0)
+    )
+    run = SimpleNamespace(planning=False, device=torch.device("cpu"))
+    quantize(model, Qlora(), cast("Run", run))
+    kinds = {name: type(module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert {kind for name, kind in kinds.items() if name.endswith(".wo")} == {torch.nn.Linear}
+    assert {kind for name, kind in kinds.items() if name.endswith(".wi")} == {FourBit}
+
+
+def test_states_that_a_model_turned_into_bytes_are_refused() -> None:
+    layer = FourBit(torch.nn.Linear(64, 64), torch.device("cpu"))
+    with pytest.raises(IncompatibleError, match="turns what it multiplies into the dtype of its weights"):
+        layer(torch.ones(2, 64).to(layer.weight.dtype))
 
 
 def test_wrong_names_are_told_as_options_of_this_plugin() -> None:

@@ -15,7 +15,9 @@ import pytest
 import torch
 
 import hfx
-from hfx import Plugin, hookimpl
+from hfx import Plugin, Run, World, hookimpl
+from hfx.blocks import blocks_of
+from hfx.resolve import resolve
 from hfx_plugins.sources.files import Files
 from hfx_plugins.sources.stream import Stream
 from range_server import Manners, RangeServer
@@ -175,6 +177,23 @@ def test_all_blocks_of_an_evaluation_stream_are_evaluated_on_as_files_are(server
     assert found == pytest.approx(expected, rel=1e-6)
     read = [path for path, _ in server.requests if path == "/held-out.jsonl"]
     assert len(read) == 3  # asked about, read, and asked what is behind its end: later evaluations find the cache
+
+
+def test_rows_that_are_evaluated_on_too_stay_in_every_block(server, tmp_path):
+    texts = [f"the order of row {n}" for n in range(40)]
+    for name, of in (("many", texts), ("judge", [texts[3], texts[25], texts[39]])):
+        (server.folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in of))
+    given = {"data": f"{server.url}/many.jsonl", "eval_data": str(server.folder / "judge.jsonl")}
+    fields = FIELDS | given | {"plugins": {**OTHERS, "stream": {**QUICK, "block": 20}}}
+    run = Run(resolve(mapping=fields), tmp_path / "run", World())
+    try:
+        blocks = blocks_of(run, "train")
+        assert [len(blocks.get(index)) for index in range(2)] == [20, 20]
+        block = blocks.prepare(1)
+        shutil.rmtree(block.path)  # as another run on this cache does, once it is two blocks further
+        assert len(block.values(19)["input_ids"]) > 0
+    finally:
+        run.close()
 
 
 def test_a_signal_within_an_evaluation_that_waits_ends_it_and_the_resumed_run_makes_up_for_it(server, train, interrupt):

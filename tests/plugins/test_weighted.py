@@ -171,6 +171,15 @@ def test_a_stream_may_go_on_behind_its_block_but_not_behind_the_file(tmp_path):
         from_file(tmp_path, file, rows=(5, 6), streams=True)
 
 
+@pytest.mark.parametrize("rows", [(0, 1), ()])
+def test_of_a_block_of_a_stream_with_nothing_to_draw_nothing_is_drawn(tmp_path, rows):
+    file = tmp_path / "weights.txt"
+    file.write_text("0\n0\n1\n1\n")
+    order = from_file(tmp_path, file, rows=rows, streams=True)
+    assert order.size(0) == 0
+    assert order.fingerprint() == from_file(tmp_path, file).fingerprint()
+
+
 def test_a_changed_file_gives_another_order(tmp_path):
     file = tmp_path / "weights.txt"
     file.write_text("1\n0\n0\n0\n")

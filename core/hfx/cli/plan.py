@@ -13,7 +13,7 @@ from hfx.cli.command import traceback_option
 from hfx.cli.data_run import opened
 from hfx.cli.run_command import RunCommand, arguments
 from hfx.cli.shown import to_stdout
-from hfx.errors import HfxError, UsageError, nearest
+from hfx.errors import ConfigError, HfxError, UsageError, nearest
 
 if TYPE_CHECKING:
     from hfx.fit import Fit, Variant
@@ -106,7 +106,10 @@ def _planned(ctx: click.Context, run: Run, variant: Variant) -> Plan | None:
         plugin_options=[*(options if dropped else own.plugin_options), *variant.options],
         fields=own.fields | variant.fields,
     )
-    resolved = typed.resolve()
+    try:
+        resolved = typed.resolve()
+    except ConfigError:
+        return None  # another optimizer or backend than the one that was typed
     if any(problem.fatal for problem in problems(resolved)):
         return None
     return plan(with_data_of(run, Run(resolved, run.output, run.world)), ranks=ranks_of(run))

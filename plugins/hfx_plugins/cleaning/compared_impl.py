@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
+from filelock import FileLock
+
 from hfx import DataError, Drops, Row, nearest
 
 _COLUMNS = "columns.json"
@@ -65,5 +67,10 @@ def decided_at_once(step: _Sketched, rows: Iterable[Row]) -> Drops:
     beside = path.parent if isinstance(path, Path) else None
     with TemporaryDirectory(prefix=f"{step.name}-", suffix=".partial", dir=beside) as name:
         folder = Path(name)
-        step.sketch(rows, folder)
-        return step.decide([folder])
+        lock = FileLock(folder.with_suffix(".lock"))  # as of every folder that is being built: 'prune' leaves it
+        try:
+            with lock:
+                step.sketch(rows, folder)
+                return step.decide([folder])
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hfx_plugins.executors.datatrove import Datatrove
 
 QUEUE = ["squeue", "--noheader", "--states=all", "--format=%T", "--jobs"]
+PATIENCE = 30
+"""How often in a row Slurm may not say what becomes of a job: its controller may be busy."""
 AGAIN = "Prepare again when it is mended: what is done is kept"
 WAITING = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "SUSPENDED", "RESIZING", "REQUEUE_HOLD")
 
@@ -113,8 +115,16 @@ def _slurm(options: Datatrove, common: dict[str, Any]) -> None:
         executor.run()
     except FileNotFoundError as error:
         raise DataError(f"'{options.name}' finds no Slurm on this machine: no program '{error.filename}'") from error
+    silent = 0
     while executor.get_incomplete_ranks():
-        if not _queued(executor.job_id) and (failed := executor.get_incomplete_ranks()):
+        queued = _queued(executor.job_id)
+        silent = silent + 1 if isinstance(queued, str) else 0
+        if silent == PATIENCE:
+            raise DataError(
+                f"'{options.name}': Slurm does not say what becomes of job {executor.job_id} ({queued}); its tasks may "
+                f"go on. {AGAIN}"
+            )
+        if queued is False and (failed := executor.get_incomplete_ranks()):
             raise DataError(
                 f"'{options.name}': {len(failed)} of {common['tasks']} tasks failed, the first is {failed[0]}; "
                 f"their logs are in '{common['logging_dir']}'. {AGAIN}"
@@ -122,7 +132,9 @@ def _slurm(options: Datatrove, common: dict[str, Any]) -> None:
         time.sleep(options.poll_seconds)
 
 
-def _queued(job: Any) -> bool:
-    """Return whether tasks of the job wait or run; one that Slurm has forgotten has ended."""
+def _queued(job: Any) -> bool | str:
+    """Return whether tasks of the job wait or run; one that Slurm has forgotten has ended. Or why it does not say."""
     told = subprocess.run([*QUEUE, str(job)], capture_output=True, text=True, check=False)
+    if told.returncode and "Invalid job id" not in told.stderr:
+        return " ".join(told.stderr.split()) or f"squeue exited with {told.returncode}"
     return told.returncode == 0 and any(state in WAITING for state in told.stdout.split())

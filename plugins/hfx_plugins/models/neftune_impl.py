@@ -28,6 +28,10 @@ class Noise:
         self._alpha = alpha
         self._inputs: dict[str, Any] = {}
 
+    def __deepcopy__(self, _: Any) -> Noise:
+        """Return this one: a copy of the embeddings (peft's `modules_to_save`) is called with the same inputs."""
+        return self
+
     def look(self, _: nn.Module, __: Any, inputs: dict[str, Any]) -> None:
         """Remember what tells lengths."""
         self._inputs = {name: inputs.get(name) for name in ("attention_mask", "position_ids")}

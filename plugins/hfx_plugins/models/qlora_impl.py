@@ -35,12 +35,14 @@ def quantize(model: PreTrainedModel, options: Qlora, run: Run) -> None:
     head = model.get_output_embeddings()
     whole = [*found_modules(model, options, "modules_to_save", options.modules_to_save), *new_heads(model)]
     kept = {id(inner) for name in whole for inner in model.get_submodule(name).modules()} | {id(head)}
+    # T5's feed-forward turns its states into the dtype of this layer's weight, whatever that is.
+    floating = {str(name) for name in getattr(model, "_keep_in_fp32_modules", None) or ()}
     made = PlannedFourBit if run.planning else FourBit
     layers = [
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if type(child) is nn.Linear and id(child) not in kept
+        if type(child) is nn.Linear and id(child) not in kept and name not in floating
     ]
     if not layers:
         raise IncompatibleError(
@@ -92,7 +94,16 @@ class FourBit(nn.Linear):
         return whole
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return the products, `(..., out)`, of states `(..., in)`."""
+        """Return the products, `(..., out)`, of states `(..., in)`.
+
+        Raises:
+            IncompatibleError: the model turned its states into the dtype of the packed weights.
+        """
+        if not states.is_floating_point():
+            raise IncompatibleError(
+                "'qlora' packs weights into bytes, and this model turns what it multiplies into the dtype of its "
+                "weights; take '--plugin lora'"
+            )
         if torch.is_autocast_enabled(states.device.type):
             states = states.to(torch.get_autocast_dtype(states.device.type))
         products: Tensor = _Product.apply(states, self)  # type: ignore[no-untyped-call]

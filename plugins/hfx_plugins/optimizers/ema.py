@@ -37,7 +37,7 @@ class EMA(Plugin):
 
         optimizer = yield
         begin(run.model, run.state[self.name])
-        run.local[self.name] = next(iter(run.state[self.name].values()), None)
+        run.local[f"{self.name}.made"] = next(iter(run.state[self.name].values()), None)
         return optimizer
 
     @hookimpl(wrapper=True)
@@ -45,7 +45,7 @@ class EMA(Plugin):
         """Let the average begin at the weights of a checkpoint that has none: it was made before they were loaded."""
         from hfx_plugins.optimizers.ema_impl import begin
 
-        made = run.local.pop(self.name, None)
+        made = run.local.pop(f"{self.name}.made", None)
         if run.step and made is next(iter(run.state[self.name].values()), None):
             begin(run.model, run.state[self.name])
         return (yield)

@@ -11,6 +11,7 @@ import numpy as np
 from hfx.errors import DataError
 from hfx_plugins.samplers.groups_impl import groups_of, labels_of
 from hfx_plugins.samplers.interleave_impl import Interleaving
+from hfx_plugins.samplers.nothing_impl import Nothing, nothing
 from hfx_plugins.samplers.shares_impl import by_name, whole
 
 if TYPE_CHECKING:
@@ -40,14 +41,16 @@ class BalancedOrder:
         return self.groups.draw((self.seed, 2), found, draws + epoch * self.drawn[found])
 
 
-def build(table: Table, options: Balanced, run: Run) -> BalancedOrder:
-    """Return the order of a table's examples.
+def build(table: Table, options: Balanced, run: Run) -> BalancedOrder | Nothing:
+    """Return the order of a table's examples; of a stream's block there may be none to draw.
 
     Raises:
         DataError: there are no examples, or one has no class.
         ConfigError: shares of classes that the data does not have, or of some classes only.
     """
     if not len(table):
+        if run.streams:
+            return nothing(options.name, "it has no examples")
         raise DataError("there are no examples to balance; look at what the task drops")
     labels, ids = labels_of(table.column(options.column))
     if labels[-1] is None:
@@ -58,6 +61,8 @@ def build(table: Table, options: Balanced, run: Run) -> BalancedOrder:
     shares = options.shares
     if shares is not None and run.streams:  # one block need not have every class
         shares = {name: share for name, share in shares.items() if name in names}
+        if not any(shares.values()):
+            return nothing(options.name, "the classes that it has are given no share")
     return balance(groups, names, shares, options.mode, run.config.seed)
 
 

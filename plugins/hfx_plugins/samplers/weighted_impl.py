@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hfx.errors import DataError
+from hfx_plugins.samplers.nothing_impl import nothing
 from hfx_plugins.samplers.stored_impl import folder_of, index_type, stored
 from hfx_plugins.samplers.weights_impl import file_hash, weights_in_column, weights_in_file
 
@@ -126,6 +127,8 @@ def build(table: Table, options: Weighted, run: Run) -> Sampler:
         DataError: weights that cannot be used, or fewer examples than the epoch is to draw without replacement.
     """
     if not len(table):
+        if run.streams:
+            return nothing(options.name, "it has no examples", file_hash(options.file) if options.file else "")
         raise DataError("there are no examples to draw from; look at what the task drops")
     identity: list[Any] = ["weighted", VERSION, table.fingerprint, options.column]
     if options.file is not None:
@@ -134,6 +137,11 @@ def build(table: Table, options: Weighted, run: Run) -> Sampler:
     else:
         content = ""
         weights = weights_in_column(table, str(options.column))
+    if not weights.any():
+        if run.streams:
+            return nothing(options.name, "no example has a weight above 0", content)
+        where = f"in '{options.file}'" if options.file else f"in the column '{options.column}'"
+        raise DataError(f"no example has a weight above 0 {where}; there is nothing to draw")
     if options.replacement:
         folder = folder_of(run.cache, *identity)
         sums = stored(folder, "sums", len(weights), np.float64, partial(_sum_up, weights))

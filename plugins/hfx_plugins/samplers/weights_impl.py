@@ -20,7 +20,7 @@ def weights_in_column(table: Table, column: str) -> NDArray[np.float64]:
     """Return the weight of each example from a column of the data, `(len(table),)`.
 
     Raises:
-        DataError: a weight is no number, negative, missing or infinite, or all of them are 0.
+        DataError: a weight is no number, negative, missing or infinite.
     """
     found = table.column(column)
     if found.dtype.kind not in "biuf":
@@ -73,6 +73,4 @@ def _usable(weights: NDArray[np.float64], table: Table, where: str) -> NDArray[n
         if wrong.any():
             row = int(table.column("row")[int(wrong.argmax())])
             raise DataError(f"row {row} has {what} weight {where} ({int(wrong.sum())} such examples); mend the weights")
-    if not weights.any():
-        raise DataError(f"no example has a weight above 0 {where}; there is nothing to draw")
     return weights
