@@ -58,6 +58,7 @@ class TinyRun:
 
     config: Fields = Fields()
     planning: bool = False
+    judged: dict[str, Any] | None = None
     tokenizer: Tokens = Tokens()
     task: Goal = Goal()
     precision: Numbers = Numbers()

@@ -97,7 +97,7 @@ def test_what_the_page_on_other_tools_types_is_taken(words: list[str], capsys: p
     run = ["--model", "base", "--data", "rows.jsonl", "--output", "runs/coming", "--eval-every", "10"]
     code = guarded(["train", *run, *words, "--dry-run"])
     said = capsys.readouterr().err
-    assert code == 0 or "needs the package" in said, said
+    assert code == 0 or "needs the package" in said or "needs a GPU" in said, said
 
 
 def test_most_of_that_page_is_tried() -> None:

@@ -128,6 +128,10 @@ def test_a_row_counts_once_for_a_kind_in_any_of_its_columns() -> None:
         Pii(columns=["txet"]).apply([row])
 
 
+def test_what_another_find_had_hidden_is_masked_too() -> None:
+    assert masked("2606:4700:4700::1111 4111 1111 1111 1111")[0] == "<IP> <CARD>"
+
+
 PIECES = st.sampled_from(
     [*(find for finds in FINDS.values() for find in finds), " ", ", ", "\n", "x", ".", "1", "a b", "-"]
 )

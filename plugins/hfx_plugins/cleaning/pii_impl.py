@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from hfx_plugins.cleaning.pii import Pii
 
 
+PASSES = 5
+"""How often a text is looked at again, at most: a mask of one's own may be a find itself."""
+
+
 def guard(row: Row, options: Pii) -> Row | Drop:
     """Return the row with its finds masked, or the drop."""
     texts = strings_of(row, options.columns, options.name)
@@ -35,7 +39,21 @@ def _holds(text: str, kind: str) -> bool:
 
 
 def mask(text: str, kinds: list[str], written: str) -> tuple[str, set[str]]:
-    """Return a text with the finds of some kinds written over, and which kinds there were."""
+    """Return a text with the finds of some kinds written over, and which kinds there were.
+
+    What is written over one may have hidden another: digits behind an address were no card's.
+    """
+    hit: set[str] = set()
+    for _ in range(PASSES):
+        before = text
+        text, found = _masked_once(text, kinds, written)
+        hit |= found
+        if text == before:
+            break
+    return text, hit
+
+
+def _masked_once(text: str, kinds: list[str], written: str) -> tuple[str, set[str]]:
     hit: set[str] = set()
     for kind in kinds:
         over = written.replace("{KIND}", kind.upper()).replace("{kind}", kind)
