@@ -7,6 +7,12 @@ from typing import Any
 _SAID = "It is so."
 
 
+def control_tokens(tokenizer: Any) -> set[str]:
+    """Return the tokens that stand for no text: those with a name (`eos_token`), and those added as special ones."""
+    added = (token for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return {*map(str, tokenizer.all_special_tokens), *map(str, added)}
+
+
 def ends_of(tokenizer: Any, model: Any, chats: bool) -> list[int] | None:
     """Return the tokens that end a text: those that the model names, the tokenizer's, in a chat that of an answer.
 
@@ -23,8 +29,7 @@ def ends_of(tokenizer: Any, model: Any, chats: bool) -> list[int] | None:
     if chats:
         said = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": _SAID}]
         behind = tokenizer.apply_chat_template(said, tokenize=False).rpartition(_SAID)[2]
-        added = (id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special)
-        special = {*tokenizer.all_special_ids, *added}
+        special = set(tokenizer.convert_tokens_to_ids(sorted(control_tokens(tokenizer))))
         # More of them may follow, which end a conversation.
         ids = tokenizer(behind, add_special_tokens=False)["input_ids"]
         ends.add(next((id_ for id_ in ids if id_ in special), None))

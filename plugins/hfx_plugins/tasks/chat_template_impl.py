@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hfx import Drop
+from hfx.endings import control_tokens
 from hfx.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -32,12 +33,6 @@ class Written:
             found += [(self.text[at:start], False), (self.text[start:stop], True)]
             at = stop
         return [piece for piece in (*found, (self.text[at:], False)) if piece[0]]
-
-
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """Return the tokens that stand for no text: those with a name (`eos_token`), and those added as special ones."""
-    added = (token for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return {*map(str, tokenizer.all_special_tokens), *map(str, added)}
 
 
 class Template:
