@@ -11,6 +11,8 @@ from pathlib import Path
 
 MODULE = (sys.executable, "-m", "hfx")
 SCRIPT = (str(Path(sys.executable).with_name("hfx")),)
+PATIENCE = 900.0
+"""Seconds after which a call counts as one that never ends."""
 
 
 def hfx(
@@ -18,7 +20,13 @@ def hfx(
 ) -> subprocess.CompletedProcess[str]:
     """Run `hfx` with some arguments; `path` is searched for packages before those that are installed."""
     return subprocess.run(
-        [*command, *arguments], env=environment(path, **environ), cwd=cwd, capture_output=True, text=True, check=False
+        [*command, *arguments],
+        env=environment(path, **environ),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from command_line import environment, hfx, imported_by
 from hfx.cli.doctor import NAMES
-from hfx.cli.doctor_machine_impl import limits
+from hfx.cli.doctor_machine_impl import allowed, limits
 from toy_packages import LISTENER, OPTIMIZER, toy_package
 
 Lines = list[dict[str, str]]
@@ -112,6 +112,26 @@ def test_limits_of_old_and_new_cgroups_are_found_from_a_group_to_the_root(tmp_pa
 
 
 # ── folders ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_a_cgroup_uses_is_not_free_and_cached_files_are(tmp_path: Path) -> None:
+    for name, text in [
+        ("memory.stat", "anon 1\ninactive_file 1"),  # the root has no limit
+        ("job/memory.max", "5000"),
+        ("job/memory.current", "4000"),
+        ("job/memory.stat", "anon 3400\ninactive_file 500\nactive_file 100"),
+        ("job/step/memory.max", "2000"),
+        ("job/step/memory.current", "100"),
+        ("memory/old/memory.limit_in_bytes", "3000"),
+        ("memory/old/memory.usage_in_bytes", "2500"),
+        ("memory/old/memory.stat", "inactive_file 1\ntotal_inactive_file 300"),
+    ]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    groups = tmp_path / "groups"
+    for place, left in [("0::/job/step", (1500, 5000)), ("4:memory:/old", (800, 3000)), ("0::/", None)]:
+        groups.write_text(place + "\n")
+        assert allowed(tmp_path, groups) == left
 
 
 def test_a_cache_that_cannot_be_written_is_wrong(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hfx.errors import PluginError
 from hfx.testing.bench import Bench
 from hfx.testing.examples import differing
 from hfx.testing.training import trained, weights_after
+from hfx_plugins.memory.chunked_loss import ChunkedLoss
 from hfx_plugins.memory.gradient_checkpointing import GradientCheckpointing
 from hfx_plugins.models.freeze import Freeze
 from hfx_plugins.tracking.monitor import Monitor
@@ -66,6 +67,29 @@ def test_operations_follow_the_tokens_of_a_step() -> None:
 def test_recomputed_activations_are_no_operations_of_the_model() -> None:
     plain, recomputed = (operations(logged(*others, steps=1)[0]) for others in ((), (GradientCheckpointing(),)))
     assert recomputed == pytest.approx(plain)
+
+
+def test_a_loss_in_chunks_is_no_more_operations_than_the_plain_one() -> None:
+    plain, chunked = ([operations(line) for line in logged(*o, steps=2)[:2]] for o in ((), (ChunkedLoss(),)))
+    assert chunked == pytest.approx(plain)
+
+
+def test_a_forward_pass_without_gradients_counts_once() -> None:
+    def steps(twice: bool) -> float:
+        with bench(rate=1e12).run(steps=1, log_every=1) as run:
+            if twice:  # as a reference model's
+                forward = run.model.forward
+
+                def both(*args: Any, **kwargs: Any) -> Any:
+                    with torch.no_grad():
+                        forward(*args, **kwargs)
+                    return forward(*args, **kwargs)
+
+                run.model.forward = both
+            trained(run)
+            return operations(run.last_metrics)
+
+    assert steps(twice=True) == pytest.approx(steps(twice=False) * 4 / 3)
 
 
 def test_what_is_frozen_has_a_backward_pass_of_half_the_operations() -> None:

@@ -41,3 +41,16 @@ def test_a_killed_run_ends_with_the_same_bits(stage: str, tmp_path: Path) -> Non
     trained(folder, "whole", *words)
     trained(folder, "killed", *words, "--plugin", "harm")
     assert_same_run(folder / "whole", folder / "killed")
+
+
+@NEEDS_DEEPSPEED
+def test_a_build_that_was_killed_is_built_anew_and_not_waited_for(tmp_path: Path) -> None:
+    folder = folder_of_rows(tmp_path)
+    words = ("--plugin", "zero", "--steps", "1")
+    trained(folder, "first", *words, XDG_CACHE_HOME=str(tmp_path / "user"))
+    [built] = (tmp_path / "user").rglob("*.so")
+    built.unlink()
+    (built.parent / "lock").touch()  # as torch leaves it
+    trained(folder, "second", *words, XDG_CACHE_HOME=str(tmp_path / "user"))
+    assert built.exists()
+    assert not (built.parent / "lock").exists()

@@ -14,6 +14,7 @@ from hfx.cli.doctor_line import Found
 
 GIB = 2**30
 CGROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
 SHM = Path("/dev/shm")
 _LITTLE_SHM = 128 * 2**20
 """Docker gives 64 MiB; NCCL wants some ten for each pair of ranks."""
@@ -27,12 +28,17 @@ def check_python() -> Iterator[Found]:
 # ── limits ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def limits(name: str, old: str, root: Path = CGROUPS, groups: Path = Path("/proc/self/cgroup")) -> list[str]:
+def limits(name: str, old: str, root: Path = CGROUPS, groups: Path = OWN_GROUPS) -> list[str]:
     """Return what the cgroups that this process is in say, from its own to the root.
 
     `name` is a file of cgroups 2 (`memory.max`), `old` its name in a machine's old ones (`memory.limit_in_bytes`).
     """
-    found = []
+    files = [folder / file for folder, file in _folders(name, old, root, groups)]
+    return [file.read_text().strip() for file in files if file.is_file()]
+
+
+def _folders(name: str, old: str, root: Path, groups: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the folders of this process's cgroups, and which of two files theirs would be."""
     for line in groups.read_text().splitlines():
         _, controllers, place = line.split(":", 2)
         controller = old.partition(".")[0]
@@ -40,11 +46,33 @@ def limits(name: str, old: str, root: Path = CGROUPS, groups: Path = Path("/proc
             continue
         top = root / controller if controllers else root
         own = top / place.lstrip("/")
-        files = [
-            folder / (old if controllers else name) for folder in (own, *own.parents) if folder.is_relative_to(top)
-        ]
-        found += [file.read_text().strip() for file in files if file.is_file()]
-    return found
+        yield from ((at, old if controllers else name) for at in (own, *own.parents) if at.is_relative_to(top))
+
+
+def allowed(root: Path = CGROUPS, groups: Path = OWN_GROUPS) -> tuple[int, int] | None:
+    """Return the bytes that are left in the narrowest of this process's cgroups, and its limit; None without a limit.
+
+    Files that are cached and not in use count as left: the system drops them.
+    """
+    found = []
+    for folder, file in _folders("memory.max", "memory.limit_in_bytes", root, groups):
+        limit = _number(folder / file)
+        if limit is None:
+            continue
+        used = _number(folder / ("memory.current" if file == "memory.max" else "memory.usage_in_bytes")) or 0
+        found.append((max(0, limit - used + _cached(folder / "memory.stat")), limit))
+    return min(found, default=None)
+
+
+def _number(file: Path) -> int | None:
+    text = file.read_text().strip() if file.is_file() else ""
+    return int(text) if text.isdecimal() else None
+
+
+def _cached(stat: Path) -> int:
+    """Return the bytes of cached files that a cgroup may drop, those of the groups in it included."""
+    pairs = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
+    return int(pairs.get("total_inactive_file", pairs.get("inactive_file", 0)))
 
 
 def cores() -> tuple[float, str]:
@@ -80,11 +108,11 @@ def check_memory() -> Iterator[Found]:
     machine = psutil.virtual_memory()
     words = [f"{machine.available / GIB:,.1f} GiB free of the machine's {machine.total / GIB:,.1f}"]
     free = machine.available
-    numbers = [int(text) for text in limits("memory.max", "memory.limit_in_bytes") if text.isdecimal()]
-    limit = min((number for number in numbers if number < machine.total), default=None)
-    if limit is not None:
-        words.append(f"a cgroup allows {limit / GIB:,.1f} GiB in all")
-        free = min(free, limit)
+    group = allowed()
+    if group is not None and group[1] < machine.total:
+        left, limit = group
+        words.append(f"{left / GIB:,.1f} GiB of the {limit / GIB:,.1f} that a cgroup allows")
+        free = min(free, left)
     if free < 2 * GIB:
         yield (
             "warning",

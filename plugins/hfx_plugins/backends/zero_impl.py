@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import version
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock
 from torch import nn
 from torch.func import functional_call
 
@@ -76,6 +80,7 @@ class ZeroBackend(DistributedBackend):
         self._keys = [sorted(group.keys() - {"params"}) for group in optimizer.param_groups]
         self.optimizer = optimizer
         with redirect_stdout(StringIO()):  # it prints what it compiled, the first time
+            _build_extensions()
             deepspeed.init_distributed(dist_backend="gloo" if self.device.type == "cpu" else "nccl", verbose=False)
         self._engine, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=self._config(), dist_init_required=False
@@ -321,3 +326,30 @@ class ZeroBackend(DistributedBackend):
             self._let_go()
             deepspeed.comm.destroy_process_group()  # torch's own, and what DeepSpeed remembers of it
         super().close()
+
+
+def _build_extensions() -> None:
+    """Build what DeepSpeed compiles when it starts, one process of a machine after the other.
+
+    torch guards a build by a file, and a process that is killed meanwhile leaves it: every later one would wait for
+    ever. In a folder that hfx alone builds in, under a lock that the system takes back, such a file is a leftover.
+    """
+    if "TORCH_EXTENSIONS_DIR" in os.environ:
+        return  # a folder that others may be building in
+    from deepspeed.comm.torch import build_shm_op
+    from torch.utils.cpp_extension import get_default_build_root
+
+    name = f"hfx-{sys.implementation.cache_tag}-torch-{torch.__version__}-deepspeed-{version('deepspeed')}"
+    folder = Path(get_default_build_root()) / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "hfx.lock"):
+            for left in folder.glob("*/lock"):
+                left.unlink()
+            os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
+            build_shm_op()  # DeepSpeed keeps it, so that it does not build again
+    except OSError as error:
+        raise StorageError(
+            f"cannot write '{folder}' ({error.strerror}), where DeepSpeed compiles; set TORCH_EXTENSIONS_DIR to a "
+            "folder that can be written"
+        ) from error

