@@ -36,7 +36,7 @@ PACKAGES = {"TRL": "trl", "Fabric": "lightning_fabric"}
 RAGGED = (
     "Trainer, padding", "TRL, padding", "TRL, bfd", "TRL, wrapped", "Fabric, padding", "loop, packed",
     "loop, packed, chunks", "hfx, padding", "hfx, packing", "hfx, packing, chunked_loss",
-    "hfx, packing, chunked_loss of 256",
+    "hfx, packing, chunked_loss of 256", "hfx, packing, chunked_loss, gradient_checkpointing",
 )  # fmt: skip
 FULL = (
     "Trainer, blocks", "loop, blocks", "loop, blocks, chunks", "hfx, blocks", "hfx, blocks, chunked_loss",

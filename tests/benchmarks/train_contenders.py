@@ -377,6 +377,9 @@ CONTENDERS: dict[str, Callable[[], None]] = {
     "hfx, packing": lambda: hfx("packing", batch="packed"),
     "hfx, packing, chunked_loss": lambda: hfx("packing", "chunked_loss", batch="packed"),
     "hfx, packing, chunked_loss of 256": lambda: hfx("packing", 'chunked_loss:{"chunk": 256}', batch="packed"),
+    "hfx, packing, chunked_loss, gradient_checkpointing": lambda: hfx(
+        "packing", "chunked_loss", "gradient_checkpointing", batch="packed"
+    ),
     "hfx, blocks": lambda: hfx(batch="blocks"),
     "hfx, blocks, chunked_loss": lambda: hfx("chunked_loss", batch="blocks"),
     "hfx, blocks, chunked_loss of 256": lambda: hfx('chunked_loss:{"chunk": 256}', batch="blocks"),
