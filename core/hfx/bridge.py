@@ -111,8 +111,10 @@ def dataset(data: Any, tokenizer: Any, plugins: Plugins = (), *, eval_data: Any 
         eval_data: Rows to evaluate on; none: a share of the rows is held out.
         given: Fields of a run (`seq_length`, `seed`, `eval_share`, `num_proc` ...), and options by plugin.
 
+    Workers of a `DataLoader` share an epoch, each with every so manieth sequence: batches are then others than without.
+
     Raises:
-        ConfigError: as of `optimizer`; or the source is a stream.
+        ConfigError: as of `optimizer`; the source is a stream; or a field of a run would do nothing here.
         DataError: there is nothing to train on.
     """
     from hfx.bridge_run import open_run, split_fields
@@ -137,8 +139,9 @@ def trainer_arguments(
     """Return keyword arguments for `Trainer(args=args, ...)` in which plugins take part.
 
     `model` is there always; `optimizers` where a plugin is an optimizer, wraps one, or is a schedule (which needs
-    `args`, for the number of steps); `train_dataset` where a sampler orders the one given, and with `eval_dataset` and
-    `data_collator` where `data` is prepared, as by `dataset`.
+    `args`, for the number of steps, and an optimizer beside it); `train_dataset` where a sampler orders the one given,
+    and with `eval_dataset` and `data_collator` where `data` is prepared, as by `dataset`. Data are dealt to the workers
+    of `args` so that batches are those of one process.
 
     Raises:
         ConfigError: as of `optimizer` and `dataset`; or a plugin has nothing to work on.
@@ -153,15 +156,16 @@ def trainer_arguments(
     if args is not None:
         fields.setdefault("seed", args.seed)
         fields.setdefault("batch_size", args.train_batch_size * args.world_size * args.gradient_accumulation_steps)
+    batch = 1 if args is None else int(args.train_batch_size)
     script = open_run(plugins, options, model=model, tokenizer=tokenizer, data=data, eval_data=eval_data, **fields)
     script.refuse_idle(data is not None, train_dataset is not None)
     found: dict[str, Any] = {"model": script.model()}
     if data is not None:
-        prepared = script.prepared()
+        prepared = script.prepared(batch)
         found |= {"train_dataset": prepared.train, "data_collator": prepared.collate, "processing_class": tokenizer}
         found |= {"eval_dataset": prepared.eval} if prepared.eval is not None else {}
     elif train_dataset is not None:
-        found["train_dataset"] = script.ordered(train_dataset) if script.names("hfx_sampler") else train_dataset
-    if script.names("hfx_optimizer") or script.names("hfx_schedule"):
+        found["train_dataset"] = script.ordered(train_dataset, batch) if script.names("hfx_sampler") else train_dataset
+    if script.names("hfx_optimizer", "hfx_schedule"):
         found["optimizers"] = script.optimizers(args, found.get("train_dataset"))
     return found

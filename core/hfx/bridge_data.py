@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from hfx.errors import ConfigError, nearest
@@ -72,22 +72,37 @@ class Table:
         return [self._rows[index][name] for index in range(len(self._rows))]
 
 
+class Epoch:
+    """A number that the workers of a data loader see change, those that stay from epoch to epoch, too."""
+
+    def __init__(self) -> None:
+        self._value = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+
+    def set(self, epoch: int) -> None:
+        """Choose the epoch."""
+        self._value.fill_(epoch)
+
+    def get(self) -> int:
+        """Return the epoch."""
+        return int(self._value)
+
+
 class RowSampler(Sampler[int]):
     """Indices in the order of a sampler of hfx, epoch by epoch."""
 
     def __init__(self, order: protocols.Sampler) -> None:
         self._order = order
-        self._epoch = 0
+        self._epoch = Epoch()
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch."""
-        self._epoch = epoch
+        self._epoch.set(epoch)
 
     def __len__(self) -> int:
-        return self._order.size(self._epoch)
+        return self._order.size(self._epoch.get())
 
     def __iter__(self) -> Iterator[int]:
-        epoch, size = self._epoch, len(self)
+        epoch, size = self._epoch.get(), len(self)
         for start in range(0, size, _STRETCH):
             yield from self._order.rows(epoch, start, min(start + _STRETCH, size)).tolist()
 
@@ -95,8 +110,8 @@ class RowSampler(Sampler[int]):
 class InOrder(IterableDataset[Any]):
     """A data set in the order of a sampler: the Trainer takes no sampler, and iterates over this as it is."""
 
-    def __init__(self, rows: Any, order: Sampler[int]) -> None:
-        self._rows, self._order = rows, order
+    def __init__(self, rows: Any, order: Sampler[int], batch: int) -> None:
+        self._rows, self._order, self._batch = rows, order, batch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch."""
@@ -106,26 +121,27 @@ class InOrder(IterableDataset[Any]):
         return len(self._order)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
-        return (self._rows[index] for index in _of_worker(iter(self._order)))
+        return (self._rows[index] for index in _of_worker(iter(self._order), self._batch))
 
 
 class Sequences(IterableDataset[Sequence]):
     """The sequences of an epoch of a run."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._epoch = 0
+    def __init__(self, run: Run, batch: int) -> None:
+        self._run, self._batch = run, batch
+        self._epoch = Epoch()
         run.table("train")
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch."""
-        self._epoch = epoch
+        self._epoch.set(epoch)
 
     def __len__(self) -> int:
-        return self._run.order.bins_in_epoch(self._epoch)
+        return self._run.order.bins_in_epoch(self._epoch.get())
 
     def __iter__(self) -> Iterator[Sequence]:
-        return _of_worker(sequence for sequence, _ in self._run.order.sequences(Position(self._epoch)))
+        every = self._run.order.sequences(Position(self._epoch.get()))
+        return _of_worker((sequence for sequence, _ in every), self._batch)
 
 
 class Examples(Dataset[Sequence]):
@@ -153,7 +169,10 @@ class Collate:
         return collate(self._run, sequences)
 
 
-def _of_worker(items: Iterator[Any]) -> Iterator[Any]:
-    """Yield a data loader's worker its share."""
+def _of_worker(items: Iterator[Any], batch: int) -> Iterator[Any]:
+    """Return a data loader's worker its share, whole batches, which the loader takes from one worker after another."""
     info = get_worker_info()
-    return items if info is None else islice(items, info.id, None, info.num_workers)
+    if info is None:
+        return items
+    every = info.num_workers * batch
+    return (item for index, item in enumerate(items) if index % every // batch == info.id)

@@ -29,8 +29,8 @@ SERVED = ("hfx_check", "hfx_source", "hfx_tokenizer", "hfx_task", "hfx_sampler",
 """The hooks that a script has a use for."""
 BESIDE = (*SERVED, "hfx_eject")
 """With those that say nothing of a run under way."""
-_NEVER = ("output", "resume", "nproc", "nnodes", "rdzv", "model", "data", "eval_data", "steps", "epochs", "tokens")
-"""Fields of a run that mean nothing here, or are arguments of their own."""
+FIELDS = ("seed", "seq_length", "batch_size", "micro_batch_size", "eval_share", "num_proc", "max_bad_rows")
+"""Fields of a run that its data and their order read; the others are the script's business."""
 
 
 class ScriptModel(Plugin):
@@ -45,8 +45,18 @@ class ScriptModel(Plugin):
 
 
 def split_fields(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the fields of a run among keyword arguments, and the options by plugin."""
-    fields = {key: value for key, value in given.items() if key in RunConfig.model_fields and key not in _NEVER}
+    """Return the fields of a run among keyword arguments, and the options by plugin.
+
+    Raises:
+        ConfigError: a field would do nothing here.
+    """
+    for key in given:
+        if key in RunConfig.model_fields and key not in FIELDS:
+            raise ConfigError(
+                f"'{key}' is a field of a run, and here the script decides that (the Trainer by its arguments); "
+                f"leave it out; of a run's there are {', '.join(FIELDS)}"
+            )
+    fields = {key: value for key, value in given.items() if key in FIELDS}
     return fields, {key: value for key, value in given.items() if key not in fields}
 
 

@@ -42,6 +42,11 @@ class Script:
         """Return the plugins that somebody named, and that provide or wrap one of these hooks."""
         return [a.name for a in self.chosen if set(hooks) & set(implementations(type(a.plugin)))]
 
+    def _provides(self, hook: str) -> bool:
+        """Return whether one of them provides the hook, and does not merely wrap it."""
+        held = [implementations(type(active.plugin)).get(hook) for active in self.chosen]
+        return any(implementation is not None and not implementation.wrapper for implementation in held)
+
     def refuse_others(self, *hooks: str) -> None:
         """Refuse a plugin that would do nothing here.
 
@@ -97,8 +102,14 @@ class Script:
         """Return optimizer and schedule for a Trainer; no schedule where none was named: the Trainer makes its own.
 
         Raises:
-            ConfigError: nobody says how many steps there will be.
+            ConfigError: nobody says how many steps there will be, or which optimizer is meant.
         """
+        if not self._provides("hfx_optimizer"):
+            named = self.names("hfx_optimizer", "hfx_schedule")
+            raise ConfigError(
+                f"'{named[0]}' needs an optimizer, and the Trainer makes its own later; name one with its options, "
+                f"as ['adamw', '{named[0]}'], adamw={{'lr': {args.learning_rate if args is not None else 3e-4}}}"
+            )
         if args is not None and (args.max_steps > 0 or rows is not None):
             self.run._parts["total_steps"] = steps_of(args, rows)
         elif self.names("hfx_schedule"):
@@ -114,14 +125,14 @@ class Script:
 
         return RowSampler(self.run.hooks.sampler(table=Table(rows), run=self.run))
 
-    def ordered(self, rows: Any) -> IterableDataset[Any]:
-        """Return a data set in the order of the sampler."""
+    def ordered(self, rows: Any, batch: int) -> IterableDataset[Any]:
+        """Return a data set in the order of the sampler, which is read in batches of so many rows."""
         from hfx.bridge_data import InOrder
 
-        return InOrder(rows, self.sampler(rows))
+        return InOrder(rows, self.sampler(rows), batch)
 
-    def prepared(self) -> Prepared:
-        """Return the prepared data.
+    def prepared(self, batch: int = 1) -> Prepared:
+        """Return the prepared data, which are read in batches of so many sequences.
 
         Raises:
             ConfigError: the source is a stream.
@@ -133,15 +144,20 @@ class Script:
             raise ConfigError(
                 "a script needs data of a known length, and this source is a stream; train with `hfx.train`"
             )
-        train = Sequences(run)
+        train = Sequences(run, batch)
         return Prepared(train, Examples(run.table("eval")) if run.has_eval else None, Collate(run))
 
 
 def steps_of(args: Any, rows: Any) -> int:
     """Return the steps that a Trainer will make, counted as it counts them."""
+    from torch.utils.data import IterableDataset
+
     if args.max_steps > 0:
         return int(args.max_steps)
-    batches = math.ceil(len(rows) / (args.train_batch_size * max(1, args.world_size)))
+    batches = len(rows) / (args.train_batch_size * max(1, args.world_size))
+    # What is iterated over keeps its last batch, whatever is said.
+    drops = args.dataloader_drop_last and not isinstance(rows, IterableDataset)
+    batches = math.floor(batches) if drops else math.ceil(batches)
     updates: int = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
     return math.ceil(float(args.num_train_epochs) * updates)
 

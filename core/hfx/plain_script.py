@@ -43,8 +43,11 @@ class PlainScript:
         self.notes.append(note)
 
     def after_loading(self, *lines: str, imports: str | None = None) -> None:
-        """Add lines that change `model`, which has its first weights, and the import that they need."""
-        self.model += lines
+        """Add lines that change `model`, which has its first weights, and the import that they need.
+
+        Plugins are asked in the reverse of the order in which they wrapped it, so the lines stand before earlier ones.
+        """
+        self.model[:0] = lines
         if imports:
             self.imports.add(imports)
 

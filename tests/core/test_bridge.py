@@ -226,6 +226,39 @@ def test_a_loop_under_accelerate_takes_data_sampler_and_collator(base: Path, tmp
     assert prepared.collate([prepared.eval[0]])["input_ids"].shape[0] == 1
 
 
+@pytest.mark.parametrize("given", ["rows", "data"])
+def test_a_trainers_workers_yield_the_batches_of_one_process(given: str, base: Path, tmp_path: Path) -> None:
+    rows = tokenized(base)
+    data = {"train_dataset": rows} if given == "rows" else {"data": Dataset.from_list(tiny_rows(24)), "seq_length": 32}
+
+    def batches(**workers: Any) -> list[list[Any]]:
+        args = arguments(tmp_path, per_device_train_batch_size=5, **workers)
+        tokenizer = AutoTokenizer.from_pretrained(base) if given == "data" else None
+        made = trainer_arguments(model_of(base), ["shuffle"], args=args, tokenizer=tokenizer, **data)
+        loader = Trainer(args=args, **made).get_train_dataloader()
+        found = []
+        for epoch in range(2):
+            loader.set_epoch(epoch)
+            batch = [one["input_ids"].tolist() for one in loader]
+            assert len(batch) == len(loader)
+            found.append(batch)
+        return found
+
+    alone = batches()
+    assert alone[0] != alone[1]
+    assert batches(dataloader_num_workers=3, dataloader_persistent_workers=True) == alone
+
+
+def test_a_schedule_ends_where_a_trainer_that_drops_its_last_batch_does(base: Path, tmp_path: Path) -> None:
+    args = arguments(tmp_path, per_device_train_batch_size=7, num_train_epochs=3, dataloader_drop_last=True)
+    given = trainer_arguments(
+        model_of(base), ["sgd", "linear"], args=args, train_dataset=tokenized(base), linear={"warmup": 0}
+    )
+    trainer = Trainer(args=args, **given)
+    assert len(losses(trainer)) == 9
+    assert given["optimizers"][0].param_groups[0]["lr"] == pytest.approx(0)
+
+
 def test_workers_of_a_data_loader_share_an_epoch(base: Path) -> None:
     prepared = dataset(Dataset.from_list(tiny_rows()), AutoTokenizer.from_pretrained(base), seq_length=32)
     alone = [batch["input_ids"].tolist() for batch in DataLoader(prepared.train, collate_fn=prepared.collate)]
@@ -333,7 +366,18 @@ REFUSED = {
     "what has no part": (lambda m: optimizer(m, ["lion", "balanced"]), ConfigError, "'balanced' has no part in this"),
     "no data": (lambda m: trainer_arguments(m, "balanced"), ConfigError, "'train_dataset'"),
     "nothing to prepare": (lambda m: trainer_arguments(m, "exact_dedup"), ConfigError, "'tokenizer'"),
-    "no number of steps": (lambda m: trainer_arguments(m, "linear"), ConfigError, "number of steps"),
+    "no number of steps": (lambda m: trainer_arguments(m, ["sgd", "linear"]), ConfigError, "number of steps"),
+    "a schedule of no optimizer": (lambda m: trainer_arguments(m, "linear"), ConfigError, "['adamw', 'linear']"),
+    "a wrapper of none": (
+        lambda m: trainer_arguments(m, "parameter_groups", parameter_groups={"lr": {"*": 0.5}}),
+        ConfigError,
+        "needs an optimizer",
+    ),
+    "a field that does nothing": (
+        lambda m: trainer_arguments(m, "lion", max_grad_norm=0.1),
+        ConfigError,
+        "'max_grad_norm' is a field of a run",
+    ),
     "no column": (lambda _: sampler([{"a": 1}], "balanced", balanced={"column": "b"}), HfxError, "no column 'b'"),
     "two optimizers": (lambda m: optimizer(m, ["lion", "sgd"]), ConfigError, "both provide"),
     "a check": (lambda _: sampler([{"a": 1}], "weighted"), IncompatibleError, "no weights"),

@@ -171,6 +171,52 @@ def test_a_torn_last_line_of_a_killed_run_is_no_obstacle(folder: Path, capsys: p
     assert furthest(ejected(run), capsys) <= 1e-5
 
 
+SPOILT = """
+calls = []
+spoilt = lambda grad: (calls.append(0), grad * float("nan") if len(calls) == 5 else grad)[1]
+model.get_input_embeddings().weight.register_hook(spoilt)
+"""
+"""Makes the gradient of the fifth micro-batch no number."""
+
+
+class Spoils(Plugin):
+    """Does that."""
+
+    @hookimpl(wrapper=True)
+    def hfx_model(self) -> Generator[None, Any, Any]:
+        model = yield
+        exec(SPOILT, {"model": model})  # noqa: S102 (the script has the same lines)
+        return model
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_an_update_that_the_run_left_out_is_left_out(
+    style: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = folder / f"spoilt {style}"
+    hfx.train(config(CELLS["adamw"], "alone"), output=str(run), plugins=[Spoils()])
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line.get("skipped")] == [2]
+    script = ejected(run, style, without="spoils")
+    spoilt = SPOILT.replace("\n", "\n    ")
+    script.write_text(script.read_text().replace("    return model\n", f"{spoilt}\n    return model\n", 1))
+    assert furthest(script, capsys) <= 1e-5
+    assert_same_weights(run, style)
+
+
+@pytest.mark.parametrize("order", [("lora", "freeze"), ("freeze", "lora")])
+def test_adapters_and_what_is_frozen_stand_as_in_the_run(
+    order: tuple[str, str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("peft")
+    options = {"lora": {"rank": 4}, "freeze": {"names": ["model.layers.0"]}}
+    both = replace(CELLS["freeze"], plugins={name: options[name] for name in order})
+    run = trained(both, folder / f"frozen {order[0]}")
+    script = ejected(run)
+    assert furthest(script, capsys) <= 1e-5
+    assert_same_weights(run, "accelerate")
+
+
 def test_adapters_have_options_of_their_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("peft")
     both = replace(CELLS["lora"], also={"parameter_groups": {"lr": {"*lora_A*": 1e-3}}})

@@ -18,12 +18,14 @@ from hfx.cli.from_trainer_map import translated
 from hfx.cli.from_trainer_reasons import REASONS
 
 
-def text_of(words: str, world: int = 1, folder: Path = Path()) -> str:
+def text_of(words: str, world: int | None = None, folder: Path = Path()) -> str:
     """Return the config of a command line."""
-    return translated(read([words], folder), world, asked=world > 1, model="gpt2", data="x.txt")
+    given = read([words], folder)
+    known = world or given.world
+    return translated(given, known or 1, asked=known is not None, model="gpt2", data="x.txt")
 
 
-def config(words: str, world: int = 1) -> dict[str, Any]:
+def config(words: str, world: int | None = None) -> dict[str, Any]:
     """Return it read, once it was found to be without fault."""
     text = text_of(words, world)
     assert list(doubts(text)) == []
@@ -160,6 +162,40 @@ def test_deepspeeds_config_becomes_zero(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_launchers_words_say_how_many_processes(words: str, world: int | None) -> None:
     assert read([words], Path()).world == world
+
+
+@pytest.mark.parametrize(
+    ("words", "world"),
+    [("torchrun --nnodes 2 --nproc-per-node 4 train.py", 8), ("deepspeed --num_nodes 2 --num_gpus 4 train.py", 8),
+     ("torchrun --nnodes 1:4 --nproc_per_node 4 train.py", None),
+     ("accelerate launch --num_machines 2 --num_processes 8 train.py", 8)],
+)  # fmt: skip
+def test_processes_of_several_machines_are_counted_on_all_of_them(words: str, world: int | None) -> None:
+    text = text_of(f"{words} --max_steps 5")
+    found = yaml.safe_load(text)
+    assert found["batch_size"] == 8 * (world or 1)
+    assert ("give --world N" in text) == (world is None)
+    if "nnodes 2" in words:
+        assert (found["nproc"], found["nnodes"]) == (4, "2")
+
+
+def test_rows_to_evaluate_on_are_never_taken_from_those_to_train_on() -> None:
+    assert config("--max_steps 5")["eval_share"] == 0.0
+    assert "eval_share" not in config("--eval_strategy epoch")
+    assert "the rows to evaluate on" in text_of("--eval_strategy epoch")
+    assert "eval_share" not in text_of("--eval_strategy epoch --validation_file rows.jsonl")
+
+
+def test_the_word_of_older_versions_for_evaluations_is_known() -> None:
+    assert config("--evaluation_strategy steps --eval_steps 100")["eval_every"] == 100
+    assert "--eval_strategy epoch" in text_of("--evaluation_strategy epoch")
+
+
+def test_schedules_fall_as_the_trainers_by_default() -> None:
+    wanted = {"warmup": 0, "timescale": 10_000}
+    assert config("--lr_scheduler_type inverse_sqrt")["plugins"]["inverse_sqrt"] == wanted
+    assert "timescale" not in config("--lr_scheduler_type inverse_sqrt --warmup_steps 5")["plugins"]["inverse_sqrt"]
+    assert config("--lr_scheduler_type warmup_stable_decay")["plugins"]["wsd"]["shape"] == "cosine"
 
 
 def test_a_long_command_line_keeps_its_secrets() -> None:

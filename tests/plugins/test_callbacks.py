@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 import hfx
 from backend_cells import CELLS, config, folder_of_rows
 from command_line import hfx as command
-from hfx import HfxError
+from hfx import HfxError, Plugin, hookimpl
 from hfx.checkpoint import candidates, step_of
 from hfx.errors import ConfigError, IncompatibleError, PluginError
 from hfx_plugins.loops.callbacks import Callbacks
@@ -171,6 +171,25 @@ def test_early_stopping_counts_on_where_the_run_was_stopped(loop: list[Any], fol
     assert hfx.train(settings, plugins=[Callbacks(**early), *loop], output=str(whole)).step == 3
     assert hfx.train(settings | {"steps": 2}, plugins=[Callbacks(**early), *loop], output=str(cut)).step == 2
     assert hfx.train(settings, plugins=[Callbacks(**early), *loop], output=str(cut), resume="auto").step == 3
+
+
+class Returns(Plugin):
+    """Goes back to the second step, once."""
+
+    @hookimpl
+    def hfx_step_end(self, run: Any, metrics: dict[str, Any]) -> None:
+        if metrics["step"] == 5 and "went" not in run.local:
+            run.local["went"] = True
+            run.go_back("a test", first_bad=3, times=2, otherwise="nothing")
+
+
+def test_early_stopping_does_not_count_what_a_run_that_went_back_has_undone(folder: Path, tmp_path: Path) -> None:
+    stopping = EarlyStoppingCallback(early_stopping_patience=2, early_stopping_threshold=100.0)
+    settings = config(CELLS["adamw"], "alone") | {"eval_every": 2, "save_every": 2, "steps": 9, "keep": 5}
+    plugins = [Callbacks.of(stopping, best="eval_loss"), Returns()]
+    result = hfx.train(settings, plugins=plugins, output=str(tmp_path / "run"))
+    # The evaluation at 4 was made twice and is one; that at 6 is the second without a gain.
+    assert result.step == 6
 
 
 @BOTH

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from transformers import get_wsd_schedule
 
 from hfx_plugins.schedules.wsd import Wsd
 from tiny_models import TinyRun
@@ -16,7 +17,7 @@ from tiny_models import TinyRun
 RATIOS = st.floats(0, 1)
 WARMUPS = st.one_of(st.floats(0, 0.99), st.integers(1, 500).map(float))
 DECAYS = st.one_of(st.floats(0.001, 0.99), st.integers(1, 500).map(float))
-SHAPES = st.sampled_from(["linear", "1-sqrt"])
+SHAPES = st.sampled_from(["linear", "1-sqrt", "cosine"])
 STEPS = st.integers(1, 10_000)
 
 
@@ -60,8 +61,9 @@ def test_nothing_jumps_where_one_part_meets_the_next(warmup: int, decay: int, sh
     shares = [Wsd(warmup=warmup, decay=decay, shape=shape).share(step, total) for step in range(total + 1)]
 
     assert shares[warmup - 1] == shares[warmup] == shares[warmup + stable] == 1.0
-    # The steepest step is the first: one of a line, and the root of one of the other shape.
-    steepest = max(1 / warmup, 1 / decay if shape == "linear" else math.sqrt(1 / decay))
+    # The steepest step is the first: one of a line, and the root of one; a cosine's is in the middle.
+    falls = {"linear": 1 / decay, "1-sqrt": math.sqrt(1 / decay), "cosine": min(1.0, math.pi / 2 / decay)}
+    steepest = max(1 / warmup, falls[shape])
     assert max(abs(high - low) for high, low in itertools.pairwise(shares)) <= steepest + 1e-12
 
 
@@ -70,6 +72,17 @@ def test_the_shapes_fall_as_their_names_say() -> None:
 
     assert linear.share(925, 1_000) == pytest.approx(0.2 + 0.8 * 0.75)
     assert root.share(925, 1_000) == pytest.approx(0.2 + 0.8 * 0.5)
+
+
+@pytest.mark.parametrize("shape", ["linear", "1-sqrt", "cosine"])
+def test_a_shape_is_that_of_transformers_by_the_same_name(shape: str) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_wsd_schedule(
+        optimizer, num_warmup_steps=0, num_decay_steps=40, num_training_steps=100, min_lr_ratio=0.1, decay_type=shape
+    )
+    plugin = Wsd(warmup=0, decay=40, shape=shape, min_ratio=0.1)
+    for step in range(100):
+        assert plugin.share(step, 100) == pytest.approx(theirs.lr_lambdas[0](step))
 
 
 def test_a_share_and_a_number_of_steps_can_mean_the_same_fall() -> None:

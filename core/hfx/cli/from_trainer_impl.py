@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from hfx.errors import ConfigError, HfxError
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")
 _PROCESSES = ("nproc_per_node", "nproc-per-node", "num_processes", "num-processes", "num_gpus")
 """Options of torchrun, accelerate and deepspeed, before the script."""
+_MACHINES = ("nnodes", "num_nodes")
+"""Those of torchrun and deepspeed, whose processes are counted on each; accelerate counts them all."""
 
 
 @dataclass
@@ -29,6 +32,8 @@ class Given:
     """By name: as the class has it, and as it is once arguments were made."""
     world: int | None = None
     """Processes, where the words of a launcher said so."""
+    machines: int = 1
+    """Machines that they are on."""
     folder: Path = Path()
     """Where relative paths begin."""
     looked_at: set[str] = field(default_factory=set)
@@ -80,8 +85,8 @@ def read(said: Sequence[str], folder: Path) -> Given:
         path = Path(text).expanduser()
         given = Given(_of_file(path), folder=path.absolute().parent)
     else:
-        values, world = _of_words(_split(text) if text else list(said))
-        given = Given(values, world=world, folder=folder)
+        values, (world, machines) = _of_words(_split(text) if text else list(said))
+        given = Given(values, world=world, machines=machines, folder=folder)
     given.defaults = dict(_defaults())
     return given
 
@@ -109,14 +114,12 @@ def _split(text: str) -> list[str]:
         raise ConfigError(f"the command line cannot be read ({error}); look at its quotes") from error
 
 
-def _of_words(words: list[str]) -> tuple[dict[str, Any], int | None]:
-    """Return options and their values, and the number of processes; a launcher and a script may stand before them."""
-    world = None
+def _of_words(words: list[str]) -> tuple[dict[str, Any], tuple[int | None, int]]:
+    """Return options and their values, processes, and machines; a launcher and a script may stand before them."""
     script = max((index for index, word in enumerate(words) if word.endswith(".py")), default=-1)
-    for name, value in _pairs(words[: script + 1]):
-        first = value[0] if isinstance(value, list) else value
-        if name in _PROCESSES and isinstance(first, int):
-            world = first
+    world = _world(
+        {name: value[0] if isinstance(value, list) else value for name, value in _pairs(words[: script + 1])}
+    )
     rest = words[script + 1 :]
     if not rest or not rest[0].startswith("--"):
         raise ConfigError(
@@ -124,6 +127,15 @@ def _of_words(words: list[str]) -> tuple[dict[str, Any], int | None]:
             "'--learning_rate 1e-5 ...' in quotes"
         )
     return {name.replace("-", "_"): value for name, value in _pairs(rest)}, world
+
+
+def _world(launcher: dict[str, Any]) -> tuple[int | None, int]:
+    """Return how many processes a launcher's options say, on how many machines; None where they leave it open."""
+    counts = [launcher[name] for name in _PROCESSES if isinstance(launcher.get(name), int)]
+    machines = [launcher[name] for name in _MACHINES if name in launcher]
+    if not counts or not all(isinstance(number, int) for number in machines):
+        return None, 1
+    return counts[-1] * math.prod(machines), math.prod(machines)
 
 
 def _pairs(words: list[str]) -> Iterator[tuple[str, Any]]:

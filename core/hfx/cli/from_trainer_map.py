@@ -162,7 +162,10 @@ def _batch(draft: Draft) -> None:
     draft.set("micro_batch_size", each, draft.as_said("per_device_train_batch_size"))
     norm = given.take("max_grad_norm")
     draft.set("max_grad_norm", norm or None, draft.as_said("max_grad_norm"))
-    if draft.world > 1:
+    if draft.world == given.world and given.machines > 1:
+        draft.set("nproc", draft.world // given.machines, "processes on each machine")
+        draft.set("nnodes", str(given.machines), "machines; 'rdzv' is one that all reach")
+    elif draft.world > 1:
         draft.set("nproc", draft.world, "--world; on one machine: see 'nnodes' for several")
 
 
@@ -170,7 +173,9 @@ def _events(draft: Draft) -> None:
     """Logging, evaluations and checkpoints, which hfx counts in steps; it makes both at the end, too."""
     given = draft.given
     _every(draft, "logging", "log_every", otherwise="hfx logs every step", default=given.take("logging_steps"))
-    evaluates = given.take("eval_strategy") or given.take("evaluation_strategy")
+    evaluates = _strategy(given, "eval")
+    if "eval_data" not in draft.fields:
+        _held_out(draft, evaluates == "no")
     if evaluates != "no":
         _every(draft, "eval", "eval_every", otherwise="hfx evaluates at the end", default=given.take("logging_steps"))
     else:
@@ -185,11 +190,28 @@ def _events(draft: Draft) -> None:
         )
 
 
+def _strategy(given: Given, kind: str) -> str:
+    """Return by what something is due; transformers 4 had another word for that of evaluations."""
+    old = given.take("evaluation_strategy") if kind == "eval" else None
+    return str(old or given.take(f"{kind}_strategy") or "steps")
+
+
+def _held_out(draft: Draft, none: bool) -> None:
+    """Say which rows are evaluated on; the Trainer never takes them from those that it trains on."""
+    if none:
+        draft.set("eval_share", 0.0, "the Trainer trains on all rows")
+    else:
+        draft.note(
+            "the rows to evaluate on: TrainingArguments do not name them; add a line 'eval_data: ...', or hfx holds "
+            "out 5 % of the training rows ('eval_share')"
+        )
+
+
 def _every(draft: Draft, kind: str, name: str, otherwise: str, default: Any) -> None:
     given = draft.given
-    strategy, every = given.take(f"{kind}_strategy") or "steps", given.take(f"{kind}_steps") or default
+    strategy, every = _strategy(given, kind), given.take(f"{kind}_steps") or default
     if strategy != "steps":
-        if given.said(f"{kind}_strategy"):
+        if given.said(f"{kind}_strategy") or (kind == "eval" and given.said("evaluation_strategy")):
             draft.note(
                 f"--{kind}_strategy {strategy}: hfx counts in steps; {otherwise}, and every N steps with '{name}: N'"
             )

@@ -105,12 +105,12 @@ def schedule(draft: Draft) -> None:
         draft.note(f"--lr_scheduler_type {name}: hfx has no plugin of it; 'cosine' stands in its place")
         plugin = "cosine"
     draft.plugin(plugin, draft.as_said("lr_scheduler_type"), warmup=(0.0 if name == "constant" else warmup, why))
-    used = _shape(draft, name, kwargs)
+    used = _shape(draft, name, kwargs, bool(warmup))
     for key in (key for key in kwargs if key not in used):
         draft.note(f"--lr_scheduler_kwargs {key}={kwargs[key]}: '{plugin}' has no such option")
 
 
-def _shape(draft: Draft, name: str, kwargs: dict[str, Any]) -> set[str]:
+def _shape(draft: Draft, name: str, kwargs: dict[str, Any], warms: bool) -> set[str]:
     """Translate what shapes a schedule, and return the arguments that are translated."""
     lr = float(draft.given.take("learning_rate"))
     if name == "polynomial":
@@ -124,12 +124,14 @@ def _shape(draft: Draft, name: str, kwargs: dict[str, Any]) -> set[str]:
     if name == "inverse_sqrt" and kwargs.get("timescale"):
         draft.plugin(name, timescale=(kwargs["timescale"], "--lr_scheduler_kwargs"))
         return {"timescale"}
+    if name == "inverse_sqrt" and not warms:
+        draft.plugin(name, timescale=(10_000, "the Trainer's without warm-up"))
     if name == "warmup_stable_decay":
         options: dict[str, Any] = {"min_ratio": float(kwargs.get("min_lr_ratio", 0.0))}
         if "num_decay_steps" in kwargs:
             options["decay"] = (float(kwargs["num_decay_steps"]), "num_decay_steps")
         kind = kwargs.get("decay_type", "cosine")
-        options["shape"] = ("linear" if kind == "linear" else "1-sqrt", f"decay_type {kind}")
+        options["shape"] = (kind, "decay_type" if "decay_type" in kwargs else "decay_type, the Trainer's default")
         draft.plugin("wsd", **options)
         return {"min_lr_ratio", "num_decay_steps", "decay_type"}
     return set()

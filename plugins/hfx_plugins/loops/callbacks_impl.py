@@ -64,6 +64,8 @@ class Teller:
     def step_ended(self, metrics: dict[str, Any]) -> None:
         """Tell of a step, of an epoch that ended with it, and of the line that is logged."""
         run, control = self._run, self._control
+        if run.step <= self._state.global_step:  # the run went back
+            self._held.recall(run, self._state)
         follow(self._state, run)
         self._losses.append(metrics["loss"])
         ends = run.step >= run.total_steps

@@ -37,8 +37,8 @@ class Held:
     def recall(self, run: Run, state: TrainerState) -> None:
         """Give it back to them: the run was resumed, or went back."""
         saved = run.state["callbacks"]
-        for name, value in saved.get("best", {}).items():
-            setattr(state, name, value)
+        for name in _BEST:
+            setattr(state, name, saved.get("best", {}).get(name))
         kept = list(saved.get("kept", []))
         for callback in self.callbacks:
             if not isinstance(callback, ExportableState):

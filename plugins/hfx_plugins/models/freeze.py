@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
@@ -45,13 +46,13 @@ class Freeze(Plugin):
         return model
 
     @hookimpl
-    def hfx_eject(self, script: PlainScript) -> None:
-        """Say which parameters are trained."""
+    def hfx_eject(self, script: PlainScript, run: Run) -> None:
+        """Say which parameters are trained, by the names that they have in the run."""
+        trained = [name for name, parameter in run.model.named_parameters() if parameter.requires_grad]
+        (script.folder / "trained.json").write_text(json.dumps(trained, indent=0))
         script.after_loading(
-            f"patterns = {self.only or self.names!r}",
-            "fits = lambda name: any(fnmatchcase(name, p) or fnmatchcase(name, f'{p}.*') for p in patterns)",
-            "meant = {p for name, p in model.named_parameters(remove_duplicate=False) if fits(name)}",
-            "for parameter in model.parameters():",
-            f"    parameter.requires_grad &= (parameter in meant) == {bool(self.only)}",
-            imports="from fnmatch import fnmatchcase",
+            f"# {'Trained' if self.only else 'Left as it is'}: what fits {self.only or self.names!r}.",
+            'trained = set(json.loads((HERE / "trained.json").read_text()))',
+            "for name, parameter in model.named_parameters():",
+            '    parameter.requires_grad = name.removeprefix("base_model.model.") in trained',
         )

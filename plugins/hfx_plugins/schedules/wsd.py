@@ -24,8 +24,8 @@ class Wsd(Plugin):
     """Length of the rise to the highest learning rate: a share of the run below 1, else steps; 0: none."""
     decay: Warmup = Field(default=0.2, gt=0)
     """Length of the fall at the end: a share of the run below 1, else steps; at most what the warm-up leaves."""
-    shape: Literal["linear", "1-sqrt"] = "1-sqrt"
-    """How it falls: in a straight line, or by one minus the root of how much of the fall is over."""
+    shape: Literal["linear", "1-sqrt", "cosine"] = "1-sqrt"
+    """How it falls: in a straight line, by one minus the root of how much of the fall is over, or as half a cosine."""
     min_ratio: float = Field(default=0.0, ge=0, le=1)
     """Learning rate as the run ends, as a share of the highest."""
 
@@ -37,8 +37,12 @@ class Wsd(Plugin):
             return rise
         start = max(warmup, total_steps - warmup_steps(self.decay, total_steps))
         fallen = progress(max(step, start), start, total_steps)
-        left = 1.0 - (fallen if self.shape == "linear" else math.sqrt(fallen))
-        return self.min_ratio + (1.0 - self.min_ratio) * left
+        return self.min_ratio + (1.0 - self.min_ratio) * self._left(fallen)
+
+    def _left(self, fallen: float) -> float:
+        if self.shape == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * fallen))
+        return 1.0 - (fallen if self.shape == "linear" else math.sqrt(fallen))
 
     @hookimpl
     def hfx_schedule(self, optimizer: Optimizer, run: Run) -> LRScheduler:
