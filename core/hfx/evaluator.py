@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,8 @@ class Evaluation:
     """The loss first."""
     details: dict[str, Any] = field(default_factory=dict)
     """What the task's metrics say beyond figures; see `protocols.Metrics`."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Rows that were not judged, by reason: what could not be read, what a step dropped, what yields no example."""
 
 
 def evaluate(resolved: Resolved, judged: Judged) -> Evaluation | None:
@@ -143,12 +146,26 @@ def _main(run: Run, judged: Judged) -> RunResult:
         figures = {"loss": figures["loss"]} | _of_tokens(run, figures["loss"], parts) | figures
         details: Values = getattr(metrics, "details", dict)()
         found = Evaluation(
-            sum(map(len, parts)), sum(int(part.column("length").sum()) for part in parts), seconds, figures, details
-        )
+            sum(map(len, parts)), sum(int(part.column("length").sum()) for part in parts), seconds, figures, details,
+            _left_out(run, parts),
+        )  # fmt: skip
         run.output.mkdir(parents=True, exist_ok=True)
         (run.output / RESULT_FILE).write_text(json.dumps(asdict(found)))
     run.backend.barrier()
     return RunResult(run.output, figures, 0)
+
+
+def _left_out(run: Run, parts: list[Table]) -> dict[str, int]:
+    from hfx.data_lines import task_drops
+    from hfx.table import ArrowTable
+
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts.update(task_drops(part) if isinstance(part, ArrowTable) else {})
+    if run.config.eval_data is not None:  # else it is what was left out of the training rows, too
+        report = run.rows("eval").report
+        counts.update(report.dropped | ({"unreadable": report.bad} if report.bad else {}))
+    return dict(counts)
 
 
 def _of_tokens(run: Run, loss: float, parts: list[Table]) -> dict[str, float]:

@@ -76,7 +76,7 @@ def _replace(path: Path, lines: list[str]) -> None:
     partial.replace(path)
 
 
-_OF_EVALUATIONS = ("sample",)
+_OF_EVALUATIONS = ("sample", "lm_eval")
 """Events of an evaluation, made again with it."""
 
 

@@ -91,6 +91,10 @@ class RemoteCode:
             return None
         return RemoteCode(self.plugin, base)._elsewhere() if Path(base).expanduser().is_dir() else base
 
+    def described(self) -> dict[str, Any]:
+        """Return the model's `config.json`; empty where there is none that can be read."""
+        return self._read("config.json")
+
     def _read(self, file: str) -> dict[str, Any]:
         from transformers.utils import cached_file
 

@@ -178,6 +178,36 @@ def test_a_head_that_nobody_trained_is_not_evaluated(folder: Path) -> None:
     assert "which nobody trained; evaluate a run, or a model that was trained for the task" in new.stderr
 
 
+def test_a_model_of_the_hub_says_what_its_labels_are_as_its_folder_does(folder: Path, tmp_path: Path) -> None:
+    names, model = ["gamma", "beta", "alpha"], tmp_path / "hub" / "models--org--kinds"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(folder / "kinds" / "model", model / "snapshots" / ("0" * 40))
+    file = model / "snapshots" / ("0" * 40) / "config.json"
+    told = json.loads(file.read_text())
+    told |= {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    file.write_text(json.dumps(told))
+    shutil.copytree(file.parent, folder / "reversed")
+    words = ("--data", "test.jsonl", "--seq-length", "16", "--json")
+    environ = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = hfx("eval", "org/kinds", *words, cwd=folder, **environ)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    found.pop("seconds")
+    assert found["details"]["labels"] == names
+    assert found == judged(folder, "reversed", *words[:-1])
+
+
+def test_rows_that_are_not_judged_are_counted_by_reason(folder: Path) -> None:
+    rows = (folder / "test.jsonl").read_text().splitlines()[:6]
+    strange = [json.dumps({"text": "x y", "label": "delta"}), json.dumps({"text": "x", "label": None})]
+    (folder / "strange.jsonl").write_text("\n".join([*rows, *strange, strange[0]]) + "\n")
+    found = judged(folder, "kinds", "--data", "strange.jsonl")
+    assert (found["rows"], found["left_out"]) == (6, {"unknown_label": 2, "no_label": 1})
+    done = hfx("eval", "kinds", "--data", "strange.jsonl", cwd=folder)
+    assert "left out   3 rows (unknown_label 2, no_label 1)" in done.stdout.splitlines()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

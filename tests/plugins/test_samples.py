@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import hfx
-from hfx.errors import IncompatibleError
+from hfx.errors import ConfigError, IncompatibleError
 from hfx_plugins.tracking.samples import Samples
 from overfitting import Ends, config, rows, trained
 
@@ -79,6 +79,21 @@ def test_a_chat_is_asked_in_its_template(tmp_path: Path) -> None:
             plugins=chat | own | {"adamw": {"lr": 0.01}})  # fmt: skip
     [line] = written(tmp_path / "run")
     assert line["text"].startswith("red")
+
+
+LEARNED = {"scratch": {"architecture": "gpt2", "hidden_size": 32, "layers": 1, "heads": 2}}
+
+
+def test_a_text_ends_where_the_models_positions_do(data: Path, tmp_path: Path) -> None:
+    plugins = LEARNED | {"samples": {"prompts": ["tula"], "max_new_tokens": 500}}
+    trained(data, tmp_path / "run", steps=8, seq_length=16, plugins=plugins)
+    assert len(written(tmp_path / "run")) == 2
+
+
+def test_a_prompt_that_leaves_no_position_is_refused_before_the_first_step(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no position behind them; shorten it"):
+        trained(data, tmp_path / "run", seq_length=16, plugins=LEARNED | {"samples": {"prompts": ["tula kone " * 30]}})
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize(

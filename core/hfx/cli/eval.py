@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ from hfx.cli.run_command import RunArguments, RunCommand, arguments
 from hfx.config import RunConfig
 
 if TYPE_CHECKING:
-    from hfx.evaluator import Judged
+    from hfx.evaluator import Evaluation, Judged
     from hfx.manager import ActivePlugin
     from hfx.resolve import Resolved
 
@@ -72,11 +73,17 @@ def command(ctx: click.Context, /, run_or_model: str, checkpoint: str | None, as
     if found is None:
         return
     if as_json:
-        told = {"rows": found.rows, "tokens": found.tokens, "seconds": round(found.seconds, 3)}
-        click.echo(json.dumps(told | {"figures": found.figures, "details": found.details}, indent=1))
+        click.echo(json.dumps(_told(found), indent=1))
         return
     click.echo(f"eval       {judged.checkpoint or run_or_model}")
     click.echo("\n".join(lines(found)))
+
+
+def _told(found: Evaluation) -> dict[str, Any]:
+    """Return an evaluation as JSON values; a figure that is no number is null, which JSON has a word for."""
+    told = {"rows": found.rows, "tokens": found.tokens, "left_out": found.left_out, "seconds": round(found.seconds, 3)}
+    figures = {name: value if math.isfinite(value) else None for name, value in found.figures.items()}
+    return told | {"figures": figures, "finite": None not in figures.values(), "details": found.details}
 
 
 def _folder() -> Path:
@@ -153,7 +160,7 @@ def _of_model(typed: RunArguments, model: str, checkpoint: str | None) -> tuple[
     if data is None:
         raise ConfigError(f"nothing says on which rows '{model}' is evaluated; add '--data PATH'")
     typed.fields = typed.fields | {"model": source, "data": data, "eval_data": data}
-    task, told = _told_by(Path(source))
+    task, told = _told_by(source, dict(typed.plugin_options).get("pretrained.revision"))
     # Without options, since one may be of the task that is not active yet.
     if task is not None and _task(replace(typed, plugin_options=[]).resolve()).origin.kind == "default":
         typed.plugins = (*typed.plugins, task)
@@ -170,12 +177,13 @@ def _task(resolved: Resolved) -> ActivePlugin:
     return next(active for active in resolved.plugins if active.name == name)
 
 
-def _told_by(model: Path) -> tuple[str | None, dict[str, str]]:
+def _told_by(model: str, revision: str | None) -> tuple[str | None, dict[str, str]]:
     """Return the task that a model's class tells, and what its config says of labels, as a task's options."""
-    try:
-        config: dict[str, Any] = json.loads((model / "config.json").read_text())
-    except (OSError, ValueError):
-        return None, {}
+    from hfx.quiet import quieten
+    from hfx.remote_code import RemoteCode
+
+    quieten()
+    config = RemoteCode("pretrained", model, revision).described()
     [kind, *_] = config.get("architectures") or [""]
     task = next((task for end, task in _TASKS.items() if kind.endswith(end)), None)
     labels = config.get("id2label") or {}

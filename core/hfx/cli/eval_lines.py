@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hfx.cli.columns import columns
+from hfx.data_lines import reasons
 
 if TYPE_CHECKING:
     from hfx.evaluator import Evaluation
 
 MOST = 12
 """Labels of which the confusion is shown."""
+_COUNTS = ("rows", "entities")
+"""Figures of a label that count."""
 
 
 def lines(found: Evaluation) -> list[str]:
     """Return the lines of an evaluation."""
     speed = found.tokens / found.seconds if found.seconds else 0.0
     told = [f"rows       {found.rows:,} examples of {found.tokens:,} tokens in {found.seconds:,.1f} s ({speed:,.0f}/s)"]
+    if found.left_out:
+        told.append(f"left out   {sum(found.left_out.values()):,} rows ({reasons(found.left_out)})")
     told += columns([[name, f"{value:.6g}"] for name, value in found.figures.items()]).splitlines()
     return told + _label_lines(found.details) + _confusion_lines(found.details)
 
@@ -27,7 +32,7 @@ def _label_lines(details: dict[str, Any]) -> list[str]:
     if not by_label:
         return []
     names = list(next(iter(by_label.values())))
-    rows = [[label, *(_number(values[name]) for name in names)] for label, values in by_label.items()]
+    rows = [[label, *(_number(name, values[name]) for name in names)] for label, values in by_label.items()]
     return ["", *columns(rows, ["label", *names]).splitlines()]
 
 
@@ -42,5 +47,5 @@ def _confusion_lines(details: dict[str, Any]) -> list[str]:
     return ["", *columns([["TRUE \\ TAKEN FOR", *labels], *rows]).splitlines()]
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() and value > 1 else f"{value:.4f}"
+def _number(name: str, value: float) -> str:
+    return f"{value:,.0f}" if name in _COUNTS else f"{value:.4f}"

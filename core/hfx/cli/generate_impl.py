@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from hfx.endings import ends_of
 from hfx.errors import ConfigError, DataError, HfxError, ModelError
+from hfx.openings import opening, room_behind
 from hfx.remote_code import RemoteCode, safetensors_only
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ class Generator:
         self._model = model.to(self._device)
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         pad = self._tokenizer.pad_token_id
+        self._most = max_new_tokens
         self._options = sampling | {
-            "max_new_tokens": max_new_tokens,
             "pad_token_id": self._tokenizer.eos_token_id if pad is None else pad,
             "eos_token_id": ends_of(self._tokenizer, model, self._chat),
         }
@@ -70,19 +71,38 @@ class Generator:
         for at in range(0, len(asked), batch_size):
             batch = asked[at : at + batch_size]
             rows = [self._ids(one) for one in batch]
-            longest = max(map(len, rows))
-            ids = torch.full((len(rows), longest), int(self._options["pad_token_id"] or 0))
-            seen = torch.zeros_like(ids)
-            for row, own in enumerate(rows):
-                ids[row, longest - len(own) :] = torch.tensor(own)
-                seen[row, longest - len(own) :] = 1
-            for one, new in zip(batch, self._new(ids.to(self._device), seen.to(self._device)), strict=True):
-                yield json.dumps(one.told() | {"completion": self._said(new)}, ensure_ascii=False)
+            fits = self._room(max(map(len, rows))) == self._most
+            # Where positions end, a row is as long as it would be alone.
+            texts = self._batch(rows) if fits else [text for own in rows for text in self._batch([own])]
+            for one, text in zip(batch, texts, strict=True):
+                yield json.dumps(one.told() | {"completion": text}, ensure_ascii=False)
+
+    def _batch(self, rows: Sequence[list[int]]) -> list[str]:
+        """Return what is written behind each of some prompts."""
+        longest = max(map(len, rows))
+        ids = torch.full((len(rows), longest), int(self._options["pad_token_id"] or 0))
+        seen = torch.zeros_like(ids)
+        for row, own in enumerate(rows):
+            ids[row, longest - len(own) :] = torch.tensor(own)
+            seen[row, longest - len(own) :] = 1
+        return [self._said(new) for new in self._new(ids.to(self._device), seen.to(self._device))]
 
     def _new(self, ids: torch.Tensor, seen: torch.Tensor, **more: Any) -> torch.Tensor:
-        """Return the tokens behind those given, `(batch, new)`."""
-        output: torch.Tensor = self._model.generate(input_ids=ids, attention_mask=seen, **self._options, **more)
-        return output[:, ids.shape[1] :]
+        """Return the tokens behind those given, `(batch, new)`: as many as were asked for and have a position.
+
+        Raises:
+            ModelError: there is no position behind them.
+        """
+        given = ids.shape[1]
+        if (most := self._room(given)) < 1:
+            raise ModelError(f"the prompt has {given:,} tokens, and the model no position behind them; shorten it")
+        output: torch.Tensor = self._model.generate(
+            input_ids=ids, attention_mask=seen, max_new_tokens=most, **self._options, **more
+        )
+        return output[:, given:]
+
+    def _room(self, given: int) -> int:
+        return room_behind(self._model, given, self._most)
 
     def _said(self, ids: torch.Tensor) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))
@@ -95,7 +115,7 @@ class Generator:
             ids: list[int] = (
                 self._tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False)
                 if self._chat
-                else self._tokenizer(asked.prompt)["input_ids"]
+                else opening(self._tokenizer, asked.prompt)
             )
         except (TemplateError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"the chat template does not take '{str(said)[:80]}': {error}; mend the prompt") from error
@@ -112,7 +132,10 @@ def _loaded(source: str) -> tuple[Any, Any]:
         given = {} if adapters else {"config": code.checked(AutoConfig.from_pretrained(source, **closed))}
         architectures = [] if adapters else given["config"].architectures or []
         if architectures and not set(architectures) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
-            raise ModelError(f"'{source}' is a {architectures[0]}, which writes no text; name a causal language model")
+            raise ModelError(
+                f"'{source}' is a {architectures[0]}, and what writes here goes on with a text; name a causal language "
+                "model"
+            )
         tokenizer = AutoTokenizer.from_pretrained(source, **closed)
         with safetensors_only(source):
             model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **given, **closed)

@@ -18,7 +18,7 @@ LOWER = ("loss", "perplexity", "error", "mse", "mae", "rmse", "wer", "cer", "bit
 
 def rises(metric: str, higher: bool | None) -> bool:
     """Return whether more of a figure is better: what was said, or what its name tells."""
-    return not metric.endswith(LOWER) if higher is None else higher
+    return not f"_{metric}".endswith(tuple(f"_{name}" for name in LOWER)) if higher is None else higher
 
 
 def value_of(metrics: Mapping[str, float], metric: str, plugin: str) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hfx.endings import ends_of
+from hfx.openings import positions_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ class Writer:
 
     def write(self, model: Any, batch: Mapping[str, Tensor]) -> list[str]:
         """Return what a decoder writes for each row of `input_ids` and `attention_mask`, `(batch, seq)`."""
-        most, texts = min(self.max_new_tokens, _positions(model)), []
+        most, texts = min(self.max_new_tokens, positions_of(model)), []
         for rows in self._some_rows(range(len(batch["input_ids"]))):
             texts += self._decoded(self._generated(model, {name: held[rows] for name, held in batch.items()}, most))
         return texts
@@ -43,7 +43,7 @@ class Writer:
         """
         import torch
 
-        left = [min(self.max_new_tokens, _positions(model) - len(prompt)) for prompt in prompts]
+        left = [min(self.max_new_tokens, positions_of(model) - len(prompt)) for prompt in prompts]
         texts = [""] * len(prompts)
         for most in sorted({count for count in left if count > 0}):
             for rows in self._some_rows([row for row, count in enumerate(left) if count == most]):
@@ -82,9 +82,3 @@ class Writer:
     def _decoded(self, ids: Tensor) -> list[str]:
         texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return texts
-
-
-def _positions(model: Any) -> int:
-    """Return how long a text of the model can be, where its config says so."""
-    told = (getattr(model.config, f"max_{kind}position_embeddings", None) for kind in ("decoder_", ""))
-    return next((int(count) for count in told if count), sys.maxsize)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from hfx import Plugin, Problem, hookimpl
+from hfx import Plugin, Problem, RunResult, hookimpl
 
 if TYPE_CHECKING:
     from hfx import Run
@@ -40,6 +40,14 @@ class Samples(Plugin):
             )
         if roles["task"] in ("classification", "token_classification", "masked_lm"):
             yield Problem(f"'{roles['task']}' trains a model that writes no text; drop '--plugin samples'")
+
+    @hookimpl(wrapper=True)
+    def hfx_run(self, run: Run) -> Generator[None, RunResult, RunResult]:
+        """Refuse prompts that the model cannot go on with, before step 1."""
+        from hfx_plugins.tracking.samples_impl import check
+
+        check(run, self)
+        return (yield)
 
     @hookimpl
     def hfx_evaluated(self, run: Run, metrics: dict[str, Any]) -> None:
