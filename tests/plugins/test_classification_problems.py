@@ -260,10 +260,13 @@ def test_figures_of_numbers_are_those_of_scikit_learn(pairs):
             assert found["pearson"] == pytest.approx(np.corrcoef(y, p)[0, 1], abs=1e-6)
 
 
-def test_what_is_not_defined_for_numbers_that_are_all_alike_is_left_out():
+def test_what_is_not_defined_for_numbers_that_are_all_alike_is_there_and_no_number():
     metrics = Deviations()
     metrics.update(torch.full((5,), 0.1), torch.tensor([0.0, 1, 2, 3, 4]))
-    assert metrics.compute().keys() == {"mse", "mae"}
+    assert [name for name, value in metrics.compute().items() if np.isnan(value)] == ["r2", "pearson"]
+    metrics = Deviations()
+    metrics.update(torch.tensor([0.0, 1, 2]), torch.full((3,), 0.1))
+    assert [name for name, value in metrics.compute().items() if np.isnan(value)] == ["pearson"]
 
 
 # ── weights and names ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -40,8 +40,8 @@ class Watched:
         self.standing = Standing("running")
         self.new: list[Line] = []
         """What the last look found."""
-        self.cut = False
-        """Whether the last look found the record cut back."""
+        self.cut: int | None = None
+        """The step that the last look found the record cut back to; None for none."""
         self.look()
 
     def _forget(self) -> None:
@@ -55,11 +55,16 @@ class Watched:
         self.folder = RunFolder(self.path)
         # How it stands is asked first: what a run wrote before it ended is then read for certain.
         self.standing = self._settled(self.folder.standing())
-        self.cut, self.new = self._follower.read()
-        if self.cut:
+        cut, found = self._follower.read()
+        known = [*self.events, *self.evaluations, *self.steps] if cut else []
+        if cut:
             self._forget()
-        for line in self.new:
+        for line in found:
             self._take(line)
+        # What a cut left is there as it was.
+        self.cut = max((int(line["step"]) for line in found if line in known), default=0) if cut else None
+        at = -1 if self.cut is None else self.cut
+        self.new = [line for line in found if line["step"] > at or (line["step"] == at and line not in known)]
 
     def _take(self, line: Line) -> None:
         if is_event(line):
@@ -183,8 +188,8 @@ def _lines(watched: Watched, console: Console, every: float) -> Standing:
         _say(console, _standing_line(watched))
     watched.new = watched.new[-1:] if every else watched.new
     while True:
-        if watched.cut:
-            _say(console, f"the record was cut back to step {watched.step:,}")
+        if watched.cut is not None:
+            _say(console, f"the record was cut back to step {watched.cut:,}")
         for line in watched.new:
             if is_event(line):
                 _say(console, _event(line))

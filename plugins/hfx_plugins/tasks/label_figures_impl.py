@@ -99,19 +99,22 @@ class Deviations:
         self.state += torch.stack(sums).sum(-1)
 
     def compute(self) -> dict[str, float]:
-        """Return the mean squared and absolute error, R² and Pearson's correlation, where they are defined."""
+        """Return the mean squared and absolute error, R² and Pearson's correlation; no number where there is none.
+
+        A figure that is missing once would end a run that is judged by it.
+        """
         n, y, p, yy, pp, yp, squared, absolute = self.state.tolist()
         if n == 0:
             return {}
-        figures = {"mse": squared / n, "mae": absolute / n}
         spread, spread_p = yy - y * y / n, pp - p * p / n
         # What is left of numbers that are all the same is the rounding of their squares.
         vary, vary_p = spread > _ROUNDING * yy, spread_p > _ROUNDING * pp
-        if vary:
-            figures["r2"] = 1 - squared / spread
-        if vary and vary_p:
-            figures["pearson"] = (yp - y * p / n) / math.sqrt(spread * spread_p)
-        return figures
+        return {
+            "mse": squared / n,
+            "mae": absolute / n,
+            "r2": 1 - squared / spread if vary else math.nan,
+            "pearson": (yp - y * p / n) / math.sqrt(spread * spread_p) if vary and vary_p else math.nan,
+        }
 
 
 def _scores(found: float, predicted: float, there: float) -> dict[str, float]:
