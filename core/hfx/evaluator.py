@@ -176,17 +176,23 @@ def _of_tokens(run: Run, loss: float, parts: list[Table]) -> dict[str, float]:
     figures = {"perplexity": math.exp(loss)} if loss < _LARGEST else {}
     if kind in _OF_TEXT:
         units = sum(int(part.column("units").sum()) for part in parts)
-        size = sum(_predicted_bytes(run, part) for part in parts)
+        size = _predicted_bytes(run, parts)
         if size:
             figures["bits_per_byte"] = loss * units / math.log(2) / size
     return figures
 
 
-def _predicted_bytes(run: Run, part: Table) -> int:
+def _predicted_bytes(run: Run, parts: list[Table]) -> int:
     """Return the bytes of the text whose tokens carry loss; ends of sequences are tokens of no text."""
-    rng, size = np.random.default_rng(0), 0
-    for row in range(len(part)):
-        labels = np.asarray(run.task.draw(part.values(row), rng)["labels"])
-        text = run.tokenizer.decode(labels[labels >= 0].tolist(), skip_special_tokens=True)
-        size += len(str(text).encode())
+    from hfx.text_bytes import TextBytes
+
+    known, rng, size = TextBytes(run.tokenizer), np.random.default_rng(0), 0
+    apart = run.task.model_class == "AutoModelForSeq2SeqLM"  # labels stand alone, not among what is read
+    for part in parts:
+        numbers = part.column("part")
+        for row in range(len(part)):
+            drawn = run.task.draw(part.values(row), rng)
+            labels = np.asarray(drawn["labels"])
+            read = labels if apart else np.asarray(drawn.get("input_ids", labels))
+            size += known.predicted(read, labels, first=bool(numbers[row] == 0))
     return size
