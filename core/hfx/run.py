@@ -200,6 +200,9 @@ class Run(Parts):
         self.last_metrics |= figures
         self.log({"step": self.step, "epoch": self.epoch, **figures})
         self.hooks.evaluated(run=self, metrics=figures)
+        if self._saved_at == self.step:  # made up for after a stop: the checkpoint on disk holds nothing of it
+            self._saved_at = -1
+            self.ask_for("checkpoint")
         return figures
 
     @property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from safetensors.torch import load_file
 import hfx
 from hfx import Plugin, hookimpl
 from hfx.checkpoint import folder_of, newest, open_checkpoint
-from hfx.errors import ConfigError, IncompatibleError, StorageError
+from hfx.errors import ConfigError, HfxError, IncompatibleError, StorageError
 from hfx.resume import RUN_FILE
 from hfx_plugins.guards.best import Best
 from hfx_plugins.guards.scores_impl import better, rises
@@ -86,6 +88,106 @@ def test_a_run_that_is_stopped_and_resumed_chooses_the_same(run: Path, data: Pat
         assert {step: line["eval_loss"] for step, line in evaluations(output).items()} == {
             step: line["eval_loss"] for step, line in evaluations(run).items()
         }
+
+
+class Signalled(Plugin):
+    """Lets a signal end the run at a step, before its evaluation."""
+
+    at: int = 1
+
+    @hookimpl
+    def hfx_step_end(self, run: Any, metrics: dict[str, Any]) -> None:
+        if metrics["step"] == self.at - 1:
+            run.request_stop("SIGTERM")
+
+
+def stopped_at(step: int, data: Path, output: Path, **more: Any) -> None:
+    """Train until a signal in a step that is evaluated, whose checkpoint then lacks the evaluation."""
+    ended = hfx.train(config(data, **more), plugins=[Signalled(at=step)], output=str(output))
+    assert (ended.step, ended.stopped) == (step, "SIGTERM")
+    held = newest(output, 1)
+    assert (held.step, held.state["evaluated_at"]) == (step, step - 2)
+
+
+def resumed(data: Path, output: Path, fails_at: int = 0, **more: Any) -> list[int]:
+    """Go on with a run, and return the steps that were evaluated, until one at which it fails."""
+    steps: list[int] = []
+
+    class Counts(Plugin):
+        """Notes which steps are evaluated, and fails at one as a machine does."""
+
+        @hookimpl
+        def hfx_evaluated(self, run: Any, metrics: dict[str, Any]) -> None:
+            steps.append(run.step)
+
+        @hookimpl
+        def hfx_step_end(self, run: Any, metrics: dict[str, Any]) -> None:
+            if metrics["step"] == fails_at:
+                raise HfxError("the machine is gone")
+
+    with pytest.raises(HfxError, match="machine is gone") if fails_at else nullcontext():
+        hfx.train(config(data, resume=str(output), **more), plugins=[Counts()])
+    return steps
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [{}, {"plugins": {"best": {}, "hf_trainer": {}}}, {"async_save": True}],
+    ids=["by the loop", "by the Trainer", "saved beside the training"],
+)
+def test_a_run_stopped_in_its_last_step_and_resumed_holds_what_the_made_up_evaluation_chose(
+    beside: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
+    from hfx.cli.export import chosen
+
+    output, fields = tmp_path / "run", {"steps": 4, "eval_every": 2, "plugins": {"best": {}}} | beside
+    stopped_at(4, data, output, **fields)
+    assert chosen(output, None).step == 2
+    assert resumed(data, output, **fields) == [4]
+    assert evaluations(output)[4]["eval_loss"] < evaluations(output)[2]["eval_loss"]
+    assert chosen(output, None).step == 4
+    assert newest(output, 1).state["evaluated_at"] == 4
+    assert same(exported(output), checkpointed(output, 4))
+    assert resumed(data, output, **fields) == []
+    assert chosen(output, None).step == 4
+    assert same(exported(output), checkpointed(output, 4))
+
+
+@pytest.mark.parametrize(
+    "plugins", [{"best": {}}, {"best": {}, "hf_trainer": {}}, {}], ids=["chosen", "chosen by the Trainer", "not chosen"]
+)
+@pytest.mark.parametrize("beside", [False, True], ids=["at once", "beside the training"])
+def test_an_evaluation_that_was_made_up_for_is_held_though_the_run_fails_before_its_next_checkpoint(
+    plugins: dict[str, Any], beside: bool, data: Path, tmp_path: Path
+) -> None:
+    output, fields = tmp_path / "run", {"steps": 6, "eval_every": 2, "plugins": plugins, "async_save": beside}
+    stopped_at(4, data, output, **fields)
+    assert resumed(data, output, fails_at=5, **fields) == [4]
+    held = newest(output, 1)
+    assert (held.step, held.state["evaluated_at"]) == (4, 4)
+    assert held.state["state"].get("hfx", {}).get("chosen") == (4 if plugins else None)
+    assert resumed(data, output, **fields) == [6]
+    assert list(evaluations(output)) == [2, 4, 6]
+
+
+def test_where_the_checkpoint_cannot_be_written_again_the_one_before_the_evaluation_stays(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hfx.commit import Manifest
+
+    output, fields = tmp_path / "run", {"steps": 4, "eval_every": 2, "plugins": {"best": {}}}
+    stopped_at(4, data, output, **fields)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "write", full)
+        with pytest.raises(StorageError, match=r"goes on from 'step-00000004'"):
+            hfx.train(config(data, resume=str(output), **fields))
+    assert newest(output, 1).state["evaluated_at"] == 2
+    assert resumed(data, output, **fields) == [4]
+    assert newest(output, 1).state["evaluated_at"] == 4
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ def train(run: Run) -> RunResult:
     if run.step >= run.total_steps:
         if run.evaluation_due():
             run.evaluate()
+        if run.save_due():
+            run.save()
         return run.result()
     held: Held | None = run.local.get("callbacks")
     with own_accelerate_state():

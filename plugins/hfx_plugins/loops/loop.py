@@ -10,9 +10,11 @@ class Loop(Plugin):
 
     @hookimpl
     def hfx_run(self, run: Run) -> RunResult:
-        # A run that was stopped between a step and its evaluation makes up for it here.
+        # A run that was stopped between a step and its evaluation makes up for it here, and saves it with the step.
         if run.step and run.evaluation_due():
             run.evaluate()
+            if run.save_due():
+                run.save()
         for batch in run.batches():
             run.train_step(batch)
             if run.evaluation_due() and not run.stopping:

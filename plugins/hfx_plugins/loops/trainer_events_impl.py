@@ -60,6 +60,8 @@ class After(TrainerCallback):  # type: ignore[misc]
         """Make up for an evaluation that a stopped run did not make."""
         if self._trainer.run.step and self._trainer.run.evaluation_due():
             self._trainer.evaluate()
+            if self._trainer.run.save_due():
+                self._trainer._save_checkpoint()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Let the run end where a callback said so, and not before its last checkpoint.
