@@ -34,7 +34,8 @@ slow: $(VENV)/ready-dev ## run the long tests, but for those that do harm
 
 # torchao is tried here, too: where it is installed, every process that trains imports it.
 drives: $(VENV)/ready-drives ## run on several processes: the contract, every backend, kills, cut links, in a small form
-	$(PYTEST) tests/contract tests/plugins/test_fp8.py tests/plugins/test_zero.py
+	$(PYTEST) tests/contract -m 'drives or slow'
+	$(PYTEST) tests/plugins/test_fp8.py tests/plugins/test_zero.py
 	$(PYTEST) tests/plugins/test_conformance.py -k 'zero or fp8'
 	$(PYTEST) tests/faults -m 'faults and not slow'
 

@@ -116,13 +116,12 @@ def config(plugins: dict[str, Any], scratch: dict[str, Any], **fields: Any) -> d
 @pytest.mark.parametrize(
     ("plugins", "micro"),
     [
-        ({}, 8),
-        ({}, 1),
-        ({"gradient_checkpointing": {}, "lion": {}}, 8),
-        ({"lora": {}, "gradient_checkpointing": {}}, 8),
-        ({"activation_offload": {}}, 8),
+        pytest.param({}, 8, id="plain"),
+        pytest.param({}, 1, id="many micro-batches", marks=pytest.mark.slow),
+        pytest.param({"gradient_checkpointing": {}, "lion": {}}, 8, id="checkpointed", marks=pytest.mark.slow),
+        pytest.param({"lora": {}, "gradient_checkpointing": {}}, 8, id="lora"),
+        pytest.param({"activation_offload": {}}, 8, id="offloaded"),
     ],
-    ids=["plain", "many micro-batches", "checkpointed", "lora", "offloaded"],
 )
 def test_the_peak_is_that_of_the_run(folder: Path, plugins: dict[str, Any], micro: int) -> None:
     made = config(plugins, {}, micro_batch_size=micro)

@@ -107,7 +107,7 @@ def test_accumulation_and_short_batches_change_nothing(micro: int, folder: Path,
     assert (tmp_path / "loop" / "ledger.jsonl").read_text() == (tmp_path / "trainer" / "ledger.jsonl").read_text()
 
 
-@pytest.mark.parametrize("name", ["adamw", "masked_lm"])
+@pytest.mark.parametrize("name", ["adamw", pytest.param("masked_lm", marks=pytest.mark.slow)])
 def test_several_processes_train_as_under_hfxs_own_loop(name: str, folder: Path, tmp_path: Path) -> None:
     settings = config(CELLS[name], "ddp") | {"batch_size": 7, "micro_batch_size": 2}
     for loop, more in (("loop", []), ("trainer", ["--plugin", "hf_trainer"])):
