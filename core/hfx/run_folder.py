@@ -60,6 +60,15 @@ class Saved:
     """When it was committed, in seconds since 1970."""
 
 
+@dataclass(frozen=True)
+class Resume:
+    """A start after the first: the step it went on from (0: it began anew), its ranks, how the run stood before."""
+
+    step: int
+    ranks: int
+    before: Standing
+
+
 class RunFolder:
     """The folder of a run, read when it is asked for."""
 
@@ -119,13 +128,7 @@ class RunFolder:
         """Return how the run stands now."""
         if held(self.path) or self._alive_elsewhere():
             return Standing("running")
-        ended: Any = self.status.get("ended")
-        if _mapping(ended) and isinstance(ended.get("how"), str):
-            why, step = ended.get("why"), ended.get("step")
-            return Standing(ended["how"], str(why) if why else None, step if isinstance(step, int) else None)
-        if self.status:
-            return Standing("killed", "it ended without a word")
-        return self._guessed()
+        return _ended(self.status.get("ended")) if self.status else self._guessed()
 
     def _alive_elsewhere(self) -> bool:
         """Return whether another machine, whose lock is not seen here, seems to write still."""
@@ -234,6 +237,16 @@ class RunFolder:
                 found.append((int(step), path.read_bytes().count(b"\n")))
         return sorted(found)
 
+    @property
+    def resumes(self) -> list[Resume]:
+        """The starts after the first, the newest last."""
+        starts = self.status.get("resumed")
+        return [
+            Resume(start["step"], int(number(start.get("ranks")) or 1), _ended(start.get("before")))
+            for start in (starts if isinstance(starts, list) else [])
+            if isinstance(start, dict) and isinstance(start.get("step"), int)
+        ]
+
     @cached_property
     def data_report(self) -> dict[str, Any]:
         """What the run found in its data; empty where it did not write it."""
@@ -255,6 +268,14 @@ class RunFolder:
             self.problems.append(f"'{path.relative_to(self.path)}' is damaged: {_first_line(error)}")
             return {}
         return found
+
+
+def _ended(said: Any) -> Standing:
+    """Return how a run stands that said this of its end, which nobody says of one that was killed."""
+    if not isinstance(said, dict) or not isinstance(said.get("how"), str):
+        return Standing("killed", "it ended without a word")
+    why, step = said.get("why"), said.get("step")
+    return Standing(said["how"], str(why) if why else None, step if isinstance(step, int) else None)
 
 
 def _saved(folder: Path) -> Saved | None:

@@ -66,11 +66,15 @@ def _begin(run: Run) -> Values:
     except (OSError, ValueError) as error:
         log.warning("'%s' cannot be read (%s); it is written anew", run.output / STATUS_FILE, error)
         earlier = {}
-    at = now()
+    at, starts, resumed = now(), earlier.get("starts"), earlier.get("resumed")
+    starts = starts if isinstance(starts, int) else 0
+    resumed = resumed if isinstance(resumed, list) else []
+    again = {"step": run.step, "at": at, "ranks": run.world.size, "before": earlier.get("ended")}
     status = {
         "begun": earlier.get("begun", at),
         "started": at,
-        "starts": earlier.get("starts", 0) + 1,
+        "starts": starts + 1,
+        "resumed": [*resumed, again] if starts else [],
         "host": platform.node(),
         "pid": os.getpid(),
         "ranks": run.world.size,

@@ -163,6 +163,23 @@ def test_communication_of_several_ranks_is_shown(tmp_path: Path) -> None:
     assert "1 10 5 s" in page.text  # rank, steps, seconds
 
 
+def test_where_a_run_was_started_again_and_what_ended_it_before_is_an_event(tmp_path: Path) -> None:
+    said = ended("finished", 9)
+    starts = [
+        {"step": 0, "ranks": 1, "before": ended("failed", 2, "<i>no disk</i>")["ended"]},
+        {"step": 4, "ranks": 1, "before": None},
+        {"step": 7, "ranks": 2, "before": ended("stopped", 7, "SIGTERM")["ended"]},
+        {"step": "x"},
+    ]
+    page = report(tmp_path, write_run(tmp_path / "run", steps(9), status=said | {"starts": 4, "resumed": starts}))
+    assert (
+        "0 started the run began anew; before: failed (<i>no disk</i>) "
+        "4 started the run went on from step 4; before: killed (it ended without a word) "
+        "7 started the run went on from step 7 on 2 ranks; before: stopped (SIGTERM)"
+    ) in " ".join(page.text.split())
+    assert page.tags["i"] == report(tmp_path, write_run(tmp_path / "run", steps(9), status=said)).tags["i"]
+
+
 def test_what_the_model_wrote_is_shown_newest_first_and_is_no_markup(tmp_path: Path) -> None:
     told = [{"step": step, "event": "sample", "prompt": "Once", "text": f"<blink>upon {step}"} for step in (4, 8)]
     run = write_run(tmp_path / "run", [*steps(4), told[0], *steps(4, start=5), told[1]])

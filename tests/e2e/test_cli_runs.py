@@ -57,6 +57,10 @@ def test_a_resumed_run_keeps_when_it_began_and_where_its_values_came_from(seen: 
     status = json.loads((seen / "runs" / "resumed" / "status.json").read_text())
     assert status["starts"] == 2
     assert status["begun"] < status["started"]
+    [again] = status["resumed"]
+    assert (again["at"], again["ranks"]) == (status["started"], 1)
+    assert again["step"] > 0
+    assert again["before"] is None  # it was killed
     assert status["origins"]["run.save_every"] == "--save-every"
     assert status["origins"]["bpe.vocab_size"] == "--bpe.vocab_size"
     assert "adamw.lr" not in status["origins"]

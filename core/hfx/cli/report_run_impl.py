@@ -202,6 +202,10 @@ def events_of(told: Told) -> list[dict[str, Any]]:
     for step, lines in told.run.cuts:
         text = f"the record was cut back to step {step}: {lines} lines of steps behind it were made again or undone"
         found.append({"step": step, "kind": "cut", "text": text})
+    for start in told.run.resumes:
+        text = f"went on from step {start.step:,}" if start.step else "began anew"
+        on = f" on {start.ranks} ranks" if start.ranks > 1 else ""
+        found.append({"step": start.step, "kind": "started", "text": f"the run {text}{on}; before: {start.before}"})
     found.sort(key=lambda event: event["step"])
     if len(found) > _MOST_EVENTS:
         more = len(found) - _MOST_EVENTS
