@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,6 +188,7 @@ def _claim_new(run: Run) -> None:
 def _to_the_end(run: Run, begins: bool) -> RunResult:
     """Train, and export the model, but after a signal."""
     from hfx.choice import take_chosen
+    from hfx.model_folder import written_anew
 
     follow(run)
     try:
@@ -203,7 +205,8 @@ def _to_the_end(run: Run, begins: bool) -> RunResult:
         print(f"hfx: ended at step {run.step} of {run.total_steps}: {result.stopped}", file=sys.stderr, flush=True)
     if result.stopped not in STOP_SIGNALS:
         take_chosen(run)
-        run.hooks.export(run=run, path=_place_of_model(run))
+        with written_anew(run.output) if run.world.is_main else nullcontext():
+            run.hooks.export(run=run, path=_place_of_model(run))
     run.backend.barrier()
     if result.stopped in STOP_SIGNALS and run.world.is_main:
         again = f"hfx train --resume {run.output}"
@@ -238,14 +241,12 @@ def _write_report(run: Run) -> None:
 
 
 def _write_run_file(run: Run) -> None:
+    from hfx.commit import write_durably
     from hfx.resolve import to_yaml
 
-    path = run.output / RUN_FILE
-    partial = path.with_suffix(".partial")
     # As comments, so that `hfx train` takes the file back whatever is installed then.
     versions = [f"# {active}\n" for active in run.active]
-    partial.write_text("".join([*versions, to_yaml(_pinned(run))]), encoding="utf-8")
-    partial.replace(path)
+    write_durably(run.output / RUN_FILE, "".join([*versions, to_yaml(_pinned(run))]))
 
 
 def _pinned(run: Run) -> Resolved:

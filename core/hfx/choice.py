@@ -33,7 +33,7 @@ def take_chosen(run: Run) -> None:
         StorageError: the checkpoint is damaged or gone; nothing was loaded.
     """
     from hfx.checkpoint import folder_of, open_checkpoint
-    from hfx.state import restore_state
+    from hfx.state import restore_plugins
 
     step, why = chosen_in(run.state), run.state[KEPT].get("chosen_for") if KEPT in run.state else None
     if step is None or step == run.step:
@@ -44,8 +44,9 @@ def take_chosen(run: Run) -> None:
         raise StorageError(
             f"{error}; it was chosen for {why}. 'hfx export {run.output} --checkpoint {run.step}' exports the last one"
         ) from error
-    last = run.step
     run.backend.load(found)
-    restore_state(run, found)
+    for kept in run.state.values():
+        kept.clear()  # what came later than that step has no part in its model
+    restore_plugins(run, found)
     if run.world.is_main:
-        print(f"hfx: the model is that of step {step} of {last}: {why}", file=sys.stderr, flush=True)
+        print(f"hfx: the model is that of step {step} of {run.step}: {why}", file=sys.stderr, flush=True)

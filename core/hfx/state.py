@@ -51,16 +51,14 @@ def restore(run: Run, found: Checkpoint) -> None:
     run.build()
     run.backend.load(found)
     run.schedule.load_state_dict(found.state["schedule"])
-    if found.state["total_steps"] != run.total_steps:
-        _follow_new_length(run)
+    if found.state["total_steps"] != run.total_steps or _scheduled_otherwise(run, found):
+        _follow_schedule(run)
     restore_state(run, found)
     cut_records(run)
 
 
 def restore_state(run: Run, found: Checkpoint) -> None:
     """Take counters, position and plugins' state from a checkpoint."""
-    import torch
-
     from hfx.order import Position
 
     state = found.state
@@ -69,7 +67,14 @@ def restore_state(run: Run, found: Checkpoint) -> None:
     if state["run"].get("micro_batch_size") == run.config.micro_batch_size:  # else the user wants another one now
         run.micro_batch_size = state.get("micro_batch_size", run.micro_batch_size)
     run._parts["position"] = Position(**state["data"]["position"])
-    for name, values in state["state"].items():
+    restore_plugins(run, found)
+
+
+def restore_plugins(run: Run, found: Checkpoint) -> None:
+    """Take what plugins keep from a checkpoint; what it has nothing of stays."""
+    import torch
+
+    for name, values in found.state["state"].items():
         run.state[name].update(values)
     own = [name for name in found.names() if name.startswith("state.")]
     into = {name: torch.empty(found.shape(name), dtype=found.dtype(name)) for name in own}
@@ -79,10 +84,18 @@ def restore_state(run: Run, found: Checkpoint) -> None:
         run.state[name][key] = tensor
 
 
-def _follow_new_length(run: Run) -> None:
-    """Give the next step the learning rate that the schedule of the new length has for it.
+def _scheduled_otherwise(run: Run, found: Checkpoint) -> bool:
+    """Say whether another plugin, or another option of it, decides the learning rate than when it was saved."""
+    name = run.resolved.roles["schedule"].plugin
+    options = next(active.plugin.options() for active in run.active if active.name == name)
+    saved = found.state["plugins"].get(name)
+    return saved is None or saved[2] != options
 
-    The one in the checkpoint was computed when the run was to have another length.
+
+def _follow_schedule(run: Run) -> None:
+    """Give the next step the learning rate that the run's schedule has for it.
+
+    The one in the checkpoint was computed by another one, or when the run was to have another length.
     """
     from torch.optim.lr_scheduler import LambdaLR
 

@@ -141,6 +141,20 @@ def test_what_shapes_a_model_or_shards_it_takes_part(words: tuple[str, ...], fol
         assert same_files(folder / "exported" / name, folder / run / name)
 
 
+def test_what_a_run_exports_is_not_loaded_with_what_it_exported_before(folder: Path) -> None:
+    shutil.copytree(folder / "runs/done/model", folder / "base")
+    given = ("--model", "base", "--plugin", "lora", "--lora.save", "adapters")
+    run = folder / train(folder, "adapted", *given)
+    (run / "model" / "README.md").write_text("mine")
+    assert (run / "model" / "adapter_config.json").exists()
+    words = ("--resume", str(run), "--steps", "8", "--lora.save", "merged")
+    done = hfx("train", *words, cwd=folder, HFX_CACHE="cache", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr
+    assert not list((run / "model").glob("adapter*"))
+    assert (run / "model" / "model.safetensors").exists()
+    assert (run / "model" / "README.md").read_text() == "mine"
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_exported(folder: Path) -> None:
     [shard] = (folder / "runs/done/checkpoints/step-00000006").glob("*.safetensors")
     content = bytearray(shard.read_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import shutil
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from hfx.errors import ConfigError, HfxError, IncompatibleError, StorageError
 from hfx.resume import RUN_FILE
 from hfx_plugins.guards.best import Best
 from hfx_plugins.guards.scores_impl import better, rises
+from hfx_plugins.optimizers.ema import EMA
 from overfitting import Ends, config, evaluations, rows, trained
 
 
@@ -76,6 +78,14 @@ def test_what_was_chosen_and_why_is_told(data: Path, tmp_path: Path, capfd: pyte
     told = capfd.readouterr().err
     assert f"hfx: the model is that of step {best_of(tmp_path / 'run')} of 40: its 'eval_loss' of 3.0" in told
     assert "is the lowest" in told
+
+
+def test_what_came_after_the_chosen_step_has_no_part_in_its_model(run: Path, data: Path, tmp_path: Path) -> None:
+    output, best = tmp_path / "run", best_of(run)
+    hfx.train(config(data, save_every=8), plugins=[Best(), Ends(after=best + 1)], output=str(output))
+    result = hfx.train(config(data, save_every=8, resume=str(output)), plugins=[Best(), EMA(), Ends(after=99)])
+    assert same(exported(output), checkpointed(run, best))
+    assert result.step == json.loads((output / "status.json").read_text())["ended"]["step"] == 40
 
 
 def test_a_run_that_is_stopped_and_resumed_chooses_the_same(run: Path, data: Path, tmp_path: Path) -> None:

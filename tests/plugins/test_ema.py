@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from hfx import Plugin, Run, hookimpl
 from hfx.checkpoint import newest
+from hfx.loaded import load
 from hfx.plan import plan
 from hfx.testing.bench import Bench
 from hfx.testing.examples import differing, evaluating, logits_of, weights
@@ -203,6 +204,20 @@ def test_a_run_that_is_resumed_with_an_average_begins_it_there() -> None:
         assert 1 < len(history) == run.step - found.step + 1
         expected = by_hand(history, 0.9, True, before=found.step)
         assert all(torch.allclose(mean.double(), expected[name], atol=1e-6) for name, mean in state(run).items())
+
+
+def test_of_a_checkpoint_without_an_average_its_own_weights_are_exported(tmp_path: Path) -> None:
+    made = bench(decay=0.9)
+    output = made.fresh("without")
+    with made.run(Stopper(after=3), active=False, output=output) as run:
+        trained(run)
+        last = weights(run.model)
+    with made.run(output=output) as run:
+        found = newest(output, 1)
+        assert found is not None
+        load(run, found)
+        exported = run.hooks.export(run=run, path=tmp_path / "model")
+    assert not differing(last, weights(loaded(exported)))
 
 
 def test_a_run_that_goes_on_from_an_earlier_checkpoint_exports_the_same_average(tmp_path: Path) -> None:

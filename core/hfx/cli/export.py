@@ -130,10 +130,6 @@ def _has(run: Path, steps: list[int]) -> str:
 
 # ── where to ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_OURS = ("*config.json", "model*.safetensors", "adapter_model.safetensors", "*.index.json", "tokenizer*", "vocab.*",
-         "special_tokens_map.json", "added_tokens.json", "merges.txt", "*.model", "chat_template.*")  # fmt: skip
-"""What `save_pretrained` of models, adapters and tokenizers writes."""
-
 
 def refuse_others(target: Path, run: Path | None = None) -> None:
     """Refuse to write over anything but an empty folder and, in the folder of a run that is given, its own export.
@@ -141,14 +137,13 @@ def refuse_others(target: Path, run: Path | None = None) -> None:
     Raises:
         ConfigError: says what is in the way.
     """
-    from fnmatch import fnmatchcase
-
     from hfx.errors import ConfigError
+    from hfx.model_folder import is_exported
 
     if target.exists() and not target.is_dir():
         raise ConfigError(f"'{target}' is a file; choose another '--output'")
     held = sorted(target.iterdir()) if target.is_dir() else []
     if run is not None and target.absolute().parent == run.absolute():
-        held = [file for file in held if file.is_dir() or not any(fnmatchcase(file.name, name) for name in _OURS)]
+        held = [file for file in held if not is_exported(file)]
     if held:
         raise ConfigError(f"'{target}' holds other things ('{held[0].name}'); choose another '--output', or move them")

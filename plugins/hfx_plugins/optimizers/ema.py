@@ -42,13 +42,17 @@ class EMA(Plugin):
 
     @hookimpl(wrapper=True)
     def hfx_run(self, run: Run) -> Generator[None, RunResult, RunResult]:
-        """Let the average begin at the weights of a checkpoint that has none: it was made before they were loaded."""
+        """Let the average begin at the weights of a checkpoint that has none."""
+        self._begin_at_what_was_loaded(run)
+        return (yield)
+
+    def _begin_at_what_was_loaded(self, run: Run) -> None:
+        """Let an average that was made before weights were loaded, and did not come with them, begin as they are."""
         from hfx_plugins.optimizers.ema_impl import begin
 
         made = run.local.pop(f"{self.name}.made", None)
         if run.step and made is next(iter(run.state[self.name].values()), None):
             begin(run.model, run.state[self.name])
-        return (yield)
 
     @hookimpl
     def hfx_step_end(self, run: Run) -> None:
@@ -63,6 +67,7 @@ class EMA(Plugin):
         """Let the export write the averaged weights, or do so beside it."""
         from hfx_plugins.optimizers.ema_impl import averaged
 
+        self._begin_at_what_was_loaded(run)
         beside = path.with_name(f"{path.name}-ema")
         exporting = run.local.get(self.name)
         if self.save == "both" and not exporting:
