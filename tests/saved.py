@@ -39,10 +39,11 @@ def tensors(step: int) -> dict[str, Tensor]:
     }
 
 
-def saved(output: Path, step: int) -> Path:
-    """Save a checkpoint, and return its folder."""
+def saved(output: Path, step: int, chosen: int | None = None) -> Path:
+    """Save a checkpoint, of a run that has chosen a step perhaps, and return its folder."""
     path = folder_of(output, step)
-    save(path, tensors(step), state(step), World(), Alone())
+    values = state(step) | ({"state": {"hfx": {"chosen": chosen}}} if chosen else {})
+    save(path, tensors(step), values, World(), Alone())
     return path
 
 

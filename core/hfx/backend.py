@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hfx.errors import IncompatibleError, StorageError
+from hfx.errors import ConfigError, IncompatibleError, StorageError
 from hfx.protocols import StateReader, StepResult, Values
 
 if TYPE_CHECKING:
@@ -139,6 +139,10 @@ class TorchBackend:
             odd = sorted(saved ^ set(into))
             raise StorageError(f"the checkpoint and the model differ in '{odd[0]}' and {len(odd) - 1} more parameters")
         named = {name.removeprefix("model."): p for name, p in self.module.named_parameters()}
+        names = {parameter: name for name, parameter in named.items()}
+        refuse_other_groups(
+            [[names[p] for p in group["params"]] for group in self.optimizer.param_groups], reader.values["groups"]
+        )
         states = self._empty_states(reader, named)
         reader.read(into | {f"optim.{n}.{k}": t for n, s in states.items() for k, t in s.items()})
         for name, scalars in reader.values["optim"].items():
@@ -170,6 +174,31 @@ class TorchBackend:
                 tensor = torch.empty(shape, dtype=dtype, device=device)
             states.setdefault(name, {})[key] = tensor
         return states
+
+
+def refuse_other_groups(now: list[list[str]], saved: list[Values]) -> None:
+    """Refuse to give groups of parameters the values of others: rates and decays are saved by group.
+
+    Args:
+        now: The names of each group's parameters.
+        saved: A checkpoint's groups.
+
+    Raises:
+        ConfigError: a parameter is in another group than it was, or there are more or fewer groups.
+    """
+    was = {name: index for index, group in enumerate(saved) for name in group["params"]}
+    moved = [
+        f"'{name}' was in group {was[name] + 1} and is in {index + 1}"
+        for index, members in enumerate(now)
+        for name in members
+        if was.get(name, index) != index
+    ]
+    if moved or len(now) != len(saved):
+        what = moved[0] if moved else f"there were {len(saved)}, and there are {len(now)}"
+        raise ConfigError(
+            f"the optimizer's groups of parameters are others than in the checkpoint ({what}); resume with the options "
+            "that made them ('parameter_groups', what is trained), or begin anew from the run's 'model' folder"
+        )
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -39,8 +39,8 @@ class Difference:
 
 def differences(run: Run, found: Checkpoint) -> list[Difference]:
     """Return what differs between a checkpoint and this run, and what each difference does."""
-    result = [*_of_fields(run, found), *_of_world(run, found), *_of_plugins(run, found)]
     saved, now = found.state["data"]["plan_sha256"], run.plan_sha256()
+    result = [*_of_fields(run, found, saved == now), *_of_world(run, found), *_of_plugins(run, found)]
     if saved != now:
         typed = "what decides the order (data, seed, batch, sampler, batcher) as it was"
         effect = "reordered: the position means nothing in another order"
@@ -81,15 +81,16 @@ def _short(text: str) -> str:
 # ── one by one ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _of_fields(run: Run, found: Checkpoint) -> Iterator[Difference]:
+def _of_fields(run: Run, found: Checkpoint, same_samples: bool) -> Iterator[Difference]:
     then, now = found.state["run"], run.config.identity()
     for name in now:
         if then.get(name) != now[name]:
-            effect = _effect(name)
+            moved = name == "data" and same_samples  # the same rows, which lie elsewhere now
+            effect = _EXACT if moved else _effect(name)
             typed = f"--{name.replace('_', '-')} {_typed(then.get(name))}"
             if isinstance(then.get(name), dict):
                 typed = f"'{name}' in the config"
-            refused = name in _NEEDED
+            refused = name in _NEEDED and not moved
             effect = f"refused: it would {_OTHERWISE}" if refused else effect
             yield Difference(name, _said(then.get(name)), _said(now[name]), effect, typed, refused)
 

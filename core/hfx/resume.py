@@ -47,9 +47,14 @@ def output_of(resolved: Resolved, world: World) -> Path:
             raise UsageError("several processes need one place to write to; give '--output'")
         name = Path(config.model or "scratch").stem.replace("/", "-")
         output = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    try:
+        str(output).encode()
+    except UnicodeEncodeError:
+        what = f"{str(output)!a} is no name in UTF-8, which the files of a model need"
+        raise ConfigError(f"{what}; choose another '--output'") from None
     if config.resume == "never" and (output / RUN_FILE).exists() and not _restarted():
         raise ConfigError(f"'{output}' holds a run; go on with '--resume auto', or choose another '--output'")
-    if output.is_dir() and not (output / RUN_FILE).exists() and any(f.name not in NO_RUN for f in output.iterdir()):
+    if output.is_dir() and not (output / RUN_FILE).exists() and any(map(_of_others, output.iterdir())):
         raise ConfigError(f"'{output}' holds other things and no run; choose another '--output'")
     existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -74,6 +79,11 @@ def config_of(fields: Mapping[str, Any]) -> Path | None:
     if not path.is_file():
         raise ConfigError(f"'{resume}' holds no run to resume; 'resume' takes 'auto', 'never', or a run's folder")
     return path
+
+
+def _of_others(file: Path) -> bool:
+    """Say whether a file of a folder without a run is none that a start leaves that was killed."""
+    return file.name not in NO_RUN and file.name != f"{RUN_FILE}.partial"
 
 
 def _restarted() -> bool:

@@ -113,6 +113,7 @@ class Saver:
             return
         self._thread.join()
         self._thread = None
+        self._run._all_saved = False  # what the ranks agreed on was about this one
         self._future.result()
         self._run.hooks.saved(run=self._run, path=self._path)
 

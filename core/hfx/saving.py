@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from hfx.checkpoint import NEW, candidates, sound, step_of, way_on
+from hfx.choice import chosen_in
 from hfx.commit import MANIFEST, FileSum, Manifest, sync_folders
 from hfx.errors import CollectiveError, StorageError
 
@@ -57,7 +58,7 @@ def save_content(
 ) -> None:
     """Do the same with what was shared out over the ranks, and values that are JSON already.
 
-    The checkpoint of the `chosen` step stays where others go for want of room.
+    The checkpoint of the `chosen` step, and what those that stay had chosen, stay where others go for want of room.
     """
     from hfx import shards
 
@@ -209,19 +210,31 @@ def rotate(output: Path, keep: int, step: int | None = None, in_need: bool = Fal
         keep: How many stay.
         step: Where the run is. Checkpoints ahead of it are not counted: the run did not go on from them.
         in_need: Whether those that are not counted go, too.
-        chosen: The step of one that stays, whatever its age.
+        chosen: The step of one that stays, whatever its age, as do those that checkpoints which stay had chosen: a run
+            that goes back to them exports these.
     """
-    kept = 0
+    kept, named = 0, {chosen}
     try:
         for path in candidates(output):
             counted = kept < keep and (step is None or (step_of(path) or 0) <= step) and sound(path)
             kept += counted
-            stays = counted or (step_of(path) == chosen and sound(path))
+            stays = counted or (step_of(path) in named and sound(path))
+            if counted:
+                named.add(_chosen_by(path))
             if not stays and (in_need or kept >= keep):
                 remove(path)
         settle(output / "checkpoints")
     except OSError as error:
         log.warning("cannot tidy '%s': %s", output / "checkpoints", error)
+
+
+def _chosen_by(path: Path) -> int | None:
+    """Return the step that a checkpoint names as the chosen one; None where it names none."""
+    try:
+        return chosen_in(json.loads((path / "state.json").read_bytes())["state"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("'%s' does not say what it had chosen: %s", path / "state.json", error)
+        return None
 
 
 def remove(path: Path) -> None:

@@ -287,6 +287,16 @@ def test_rotation_keeps_the_chosen_one_whatever_its_age_even_for_want_of_room(tm
     assert names(tmp_path) == ["step-00000004", "step-00000005"]
 
 
+def test_rotation_keeps_what_a_checkpoint_that_stays_had_chosen(tmp_path: Path) -> None:
+    for step, chosen in ((4, 4), (6, 4), (7, 4), (8, 8)):
+        saved(tmp_path, step, chosen)
+    rotate(tmp_path, 2, step=8, chosen=8)
+    assert names(tmp_path) == ["step-00000004", "step-00000007", "step-00000008"]
+    saved(tmp_path, 9, 8)
+    rotate(tmp_path, 2, step=9, in_need=True, chosen=9)  # 9 is to be saved anew, and chosen
+    assert names(tmp_path) == ["step-00000008", "step-00000009"]
+
+
 def test_a_damaged_checkpoint_is_not_counted_and_goes_once_it_is_older_than_two_valid_ones(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         saved(tmp_path, step)

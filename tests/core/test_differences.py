@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,51 @@ def test_what_makes_going_on_impossible_is_refused_with_what_to_type(folder: Pat
     assert "seed: saved 0, now 9 (refused: it would change what is trained)" in said
     assert "'--seed 0' goes on, or begin anew with another '--output'" in said
     assert "'--plugin adamw' goes on" in resumed(folder, "--plugin", "lion", "--steps", "9", code=2)
+
+
+def test_the_same_rows_may_lie_elsewhere_and_other_rows_may_not(folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folder, tmp_path / "copy")
+    (folder / "moved").mkdir()
+    (folder / "moved" / "rows.jsonl").write_bytes((folder / "rows.jsonl").read_bytes())
+    said = " ".join(resumed(folder, "--data", "moved/rows.jsonl").split())
+    assert "data rows.jsonl moved/rows.jsonl exact: the same bits --data rows.jsonl" in said
+    (folder / "moved" / "rows.jsonl").write_text('{"text": "other words"}\n' * 40)
+    said = resumed(folder, "--data", "moved/rows.jsonl", code=2)
+    assert "data: saved rows.jsonl, now moved/rows.jsonl (refused: it would change what is trained)" in said
+
+
+@pytest.mark.parametrize("words", [("--parameter-groups.lr", "{'*mlp*': 0.1}"), ("--plugin", "no:parameter_groups")])
+def test_other_groups_of_parameters_are_not_given_each_others_rates(words: tuple[str, ...], folder: Path) -> None:
+    given = ("--plugin", "parameter_groups", "--parameter-groups.lr", "{'*embed*': 0.1}", "--output", "grouped")
+    if not (folder / "grouped").exists():
+        done = hfx("train", *SMALL, *given, "--steps", "2", cwd=folder, HFX_CACHE=str(folder / "cache"))
+        assert done.returncode == 0, done.stderr
+    done = hfx("train", "--resume", "grouped", "--steps", "4", *words, cwd=folder, HFX_CACHE=str(folder / "cache"))
+    assert done.returncode == 2, done.stderr
+    assert "the optimizer's groups of parameters are others than in the checkpoint (" in done.stderr
+    assert "bug" not in done.stderr
+
+
+def test_a_start_that_was_killed_before_it_wrote_its_config_keeps_no_run_away(folder: Path) -> None:
+    (folder / "begun").mkdir()
+    (folder / "begun" / ".lock").touch()
+    (folder / "begun" / "run.yaml.partial").write_text("data: ro")
+    words = ("--resume", "auto", "--steps", "1", "--output", "begun")
+    done = hfx("train", *SMALL, *words, cwd=folder, HFX_CACHE=str(folder / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert not (folder / "begun" / "run.yaml.partial").exists()
+
+
+def test_another_schedule_decides_the_rate_of_the_first_step_too(folder: Path) -> None:
+    flat = ("--plugin", "constant", "--constant.warmup", "0", "--adamw.lr", "1e-3")
+    given = (*SMALL, *flat, "--steps", "2", "--output", "rates")
+    done = hfx("train", *given, cwd=folder, HFX_CACHE=str(folder / "cache"))
+    assert done.returncode == 0, done.stderr
+    words = ("--resume", "rates", "--steps", "4", "--plugin", "linear", "--linear.warmup", "0")
+    done = hfx("train", *words, cwd=folder, HFX_CACHE=str(folder / "cache"))
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (folder / "rates" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["lr"] for line in lines if "lr" in line] == pytest.approx([1e-3, 1e-3, 5e-4, 2.5e-4])
 
 
 def test_the_same_again_differs_in_nothing(folder: Path) -> None:

@@ -20,13 +20,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return rows(tmp_path_factory.mktemp("early"))
 
 
-def test_the_run_ends_saved_and_exported_a_step_after_the_last_evaluation_it_waited_for(
+def test_the_run_ends_saved_and_exported_at_the_last_evaluation_it_waited_for(
     data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     result = trained(data, tmp_path / "run", plugins={"early_stopping": {"patience": 2}})
     losses = {step: line["eval_loss"] for step, line in evaluations(tmp_path / "run").items()}
     best = min(losses, key=losses.__getitem__)
-    assert result.step == best + 2 * 4 + 1 < 40
+    assert result.step == best + 2 * 4 < 40
     assert result.stopped == "'eval_loss' has not got better for 2 evaluations"
     assert f"hfx: ended at step {result.step} of 40: {result.stopped}\n" in capfd.readouterr().err
     assert newest(tmp_path / "run", 1).step == result.step
@@ -35,7 +35,7 @@ def test_the_run_ends_saved_and_exported_a_step_after_the_last_evaluation_it_wai
 
 def test_a_figure_has_to_be_better_by_more_than_the_least_difference(data: Path, tmp_path: Path) -> None:
     result = trained(data, tmp_path / "run", plugins={"early_stopping": {"patience": 1, "min_delta": 10.0}})
-    assert result.step == 9  # the first evaluation, at 4, is the best; the second, at 8, is not better by 10
+    assert result.step == 8  # the first evaluation, at 4, is the best; the second, at 8, is not better by 10
 
 
 def test_a_resumed_run_goes_on_counting(data: Path, tmp_path: Path) -> None:
@@ -45,6 +45,19 @@ def test_a_resumed_run_goes_on_counting(data: Path, tmp_path: Path) -> None:
     hfx.train(config(data), plugins=[EarlyStopping(patience=2), Ends(after=between)], output=str(part))
     result = hfx.train(config(data, resume=str(part)), plugins=[EarlyStopping(patience=2), Ends(after=99)])
     assert (result.step, result.stopped) == (whole.step, whole.stopped)
+
+
+def test_a_run_that_had_ended_is_over_when_it_is_resumed_but_with_more_patience(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ended = trained(data, run, plugins={"early_stopping": {"patience": 1, "min_delta": 10.0}})
+    lines = (run / "metrics.jsonl").read_text()
+    (run / "model" / "config.json").unlink()  # as if it had been killed in the export
+    again = hfx.train(config(data, resume=str(run)), plugins=[EarlyStopping(patience=1, min_delta=10.0)])
+    assert (again.step, again.stopped) == (ended.step, ended.stopped)
+    assert (run / "metrics.jsonl").read_text() == lines
+    assert (run / "model" / "config.json").is_file()
+    more = hfx.train(config(data, resume=str(run)), plugins=[EarlyStopping(patience=2, min_delta=10.0)])
+    assert more.step == ended.step + 4
 
 
 class Returns(Plugin):

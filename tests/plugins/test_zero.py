@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from command_line import hfx
 from hfx.api import problems
 from ranks import assert_same_run, folder_of_rows, trained
 from resolving import go
@@ -54,3 +55,14 @@ def test_a_build_that_was_killed_is_built_anew_and_not_waited_for(tmp_path: Path
     trained(folder, "second", *words, XDG_CACHE_HOME=str(tmp_path / "user"))
     assert built.exists()
     assert not (built.parent / "lock").exists()
+
+
+@NEEDS_DEEPSPEED
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_weights_of_another_shape_are_refused_by_name(stage: str, tmp_path: Path) -> None:
+    folder = folder_of_rows(tmp_path)
+    trained(folder, "run", "--plugin", "zero", "--zero.stage", stage, "--steps", "1")
+    again = ("train", "--resume", "run", "--steps", "2", "--scratch.hidden-size", "64")
+    done = hfx(*again, cwd=folder, HFX_CACHE=str(folder / "cache"), CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 1, done.stderr
+    assert "has the shape (280, 64), and (280, 32) in the checkpoint; resume with the model it was" in done.stderr

@@ -21,6 +21,7 @@ from torch import nn
 from torch.func import functional_call
 
 from hfx import DistributedBackend, StepResult
+from hfx.backend import refuse_other_groups
 from hfx.errors import IncompatibleError, StorageError
 
 if TYPE_CHECKING:
@@ -217,6 +218,13 @@ class ZeroBackend(DistributedBackend):
         saved = {name for name in reader.names() if name.startswith("model.")}
         if odd := sorted(saved ^ (self._shapes.keys() | buffers.keys())):
             raise StorageError(f"the checkpoint and the model differ in '{odd[0]}' and {len(odd) - 1} more parameters")
+        for name, shape in self._shapes.items():
+            if reader.shape(name) != tuple(shape):
+                raise StorageError(
+                    f"'{name}' has the shape {tuple(shape)}, and {reader.shape(name)} in the checkpoint; resume with "
+                    "the model it was saved with"
+                )
+        refuse_other_groups(self._groups, reader.values["groups"])
         reader.read(buffers)
         keys = self._make_state(reader)
         for name, parameter in self.module.named_parameters():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import NonNegativeFloat, PositiveInt
@@ -10,7 +10,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from hfx import Plugin, Problem, hookimpl
 
 if TYPE_CHECKING:
-    from hfx import Run
+    from hfx import Run, RunResult
 
 
 class EarlyStopping(Plugin):
@@ -35,9 +35,15 @@ class EarlyStopping(Plugin):
 
         yield from nothing_to_compare(run, self.name)
 
+    @hookimpl(wrapper=True)
+    def hfx_run(self, run: Run) -> Generator[None, RunResult, RunResult]:
+        """Let a run that had ended so be over when it is resumed, but where more patience is asked for."""
+        self._end(run)
+        return (yield)
+
     @hookimpl
     def hfx_evaluated(self, run: Run, metrics: dict[str, Any]) -> None:
-        """Count the evaluations since the best one, and ask for the end."""
+        """Count the evaluations since the best one, and end the run; all ranks have the same figures."""
         from hfx_plugins.guards.scores_impl import better, rises, value_of
 
         kept = run.state[self.name]
@@ -46,5 +52,8 @@ class EarlyStopping(Plugin):
             kept.update(best=value, without=0)
             return
         kept["without"] = kept.get("without", 0) + 1
-        if kept["without"] >= self.patience:
-            run.request_stop(f"'{self.metric}' has not got better for {kept['without']} evaluations")
+        self._end(run)
+
+    def _end(self, run: Run) -> None:
+        if (without := run.state[self.name].get("without", 0)) >= self.patience:
+            run.stop_now(f"'{self.metric}' has not got better for {without} evaluations")

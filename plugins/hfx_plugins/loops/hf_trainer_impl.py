@@ -45,7 +45,7 @@ def train(run: Run) -> RunResult:
         IncompatibleError: backend, precision or transformers are others than it works with.
     """
     _refuse(run)
-    if run.step >= run.total_steps:
+    if run.step >= run.total_steps or run.stopping:
         if run.evaluation_due():
             run.evaluate()
         if run.save_due():
@@ -219,6 +219,8 @@ class RunTrainer(Trainer):  # type: ignore[misc]
         if self.control.should_training_stop and self.run.step < self.run.total_steps:
             self.run.stop_now(ASKED)
             self.control.should_save = True
+        if self.run.stopping:
+            self.control.should_training_stop = True
         return figures
 
     def _save_checkpoint(self, *_: Any, **__: Any) -> None:
