@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ from filelock import FileLock
 
 from hfx.errors import StorageError
 from hfx.workers import refuse_in_a_beginning_worker
+
+_KEY = re.compile(r"[0-9a-f]{32}")
+"""The name of a prepared folder: what else lies where `HFX_CACHE` points is somebody's own."""
 
 
 def cache_root() -> Path:
@@ -108,7 +112,7 @@ def entries(root: Path) -> list[Entry]:
 
 def _entries(root: Path) -> Iterator[Entry]:
     for folder in root.glob("*/*"):
-        if folder.is_dir() and folder.suffix != ".partial":
+        if _KEY.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             yield Entry(folder, folder.parent.name, size, folder.stat().st_mtime)
 
@@ -125,6 +129,8 @@ def prune(root: Path, unused_days: float) -> list[Entry]:
             shutil.rmtree(entry.path)
         Path(f"{entry.path}.lock").unlink(missing_ok=True)
     for partial in root.glob("*/*.partial"):
+        if not _KEY.fullmatch(partial.stem) or partial.is_symlink():
+            continue
         lock = FileLock(f"{partial.with_suffix('')}.lock", timeout=0)
         try:
             lock.acquire()

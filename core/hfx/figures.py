@@ -27,7 +27,8 @@ def line_of(text: str | bytes) -> Line | None:
     """Return a line as JSON values, or None where it is none of a run's: torn, damaged, without a step."""
     try:
         found = json.loads(text)
-        known = isinstance(found, dict) and math.isfinite(float(found["step"]))
+        step = found["step"]
+        known = isinstance(step, int | float) and not isinstance(step, bool) and math.isfinite(step)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     return found if known else None

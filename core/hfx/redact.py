@@ -121,7 +121,11 @@ class RedactedStream:
 
     def write(self, text: str) -> int:
         """Write text, and return how long it was."""
-        self._stream.write(redacted(text, self._forms))
+        said = redacted(text, self._forms)
+        try:
+            self._stream.write(said)
+        except UnicodeEncodeError as error:  # a path or a text that the terminal has no signs for
+            self._stream.write(said.encode(error.encoding, "backslashreplace").decode(error.encoding))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
@@ -146,8 +150,11 @@ def redacting() -> Iterator[None]:
 
 def redact_streams() -> None:
     """Let all that is printed go through the redactor from now on, in a process that ends with its work."""
-    sys.stdout = cast("TextIO", RedactedStream(sys.stdout, forms=False))
-    sys.stderr = cast("TextIO", RedactedStream(sys.stderr, forms=True))
+    # A stream that was closed before the process began is None, and nothing is printed there.
+    if sys.stdout is not None:
+        sys.stdout = cast("TextIO", RedactedStream(sys.stdout, forms=False))
+    if sys.stderr is not None:
+        sys.stderr = cast("TextIO", RedactedStream(sys.stderr, forms=True))
 
 
 def redact_logs() -> None:

@@ -62,7 +62,10 @@ def test_no_line_makes_the_reader_fail(text: bytes) -> None:
     assert found is None or math.isfinite(float(found["step"]))
 
 
-@pytest.mark.parametrize("text", ['{"step": Infinity}', '{"step": NaN}', '{"step": null}', "[" * 100_000, "null"])
+@pytest.mark.parametrize(
+    "text",
+    ['{"step": Infinity}', '{"step": NaN}', '{"step": null}', '{"step": "1"}', '{"step": true}', "[" * 100_000, "null"],
+)
 def test_lines_without_a_step_are_no_lines(text: str) -> None:
     assert line_of(text) is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -170,20 +171,30 @@ def test_any_step_is_explained_as_the_ledger_has_it(folder: Path, sampling: str)
         assert told.stdout.splitlines()[-1].endswith(f"as the ledger of '{sampling}' recorded")
         assert "NOT" not in told.stdout
         assert "rows.jsonl:" in told.stdout
+    with (folder / sampling / "ledger.jsonl").open("a") as ledger:
+        ledger.write('{"step": 999, "posi')  # as a killed run leaves it
+    ahead = steps[-1] + 1
+    told = hfx("data", "explain", sampling, "--step", str(ahead), cwd=folder, path=path, HFX_CACHE=cache)
+    assert told.returncode == 0, told.stderr
+    assert "ledger" not in told.stdout
 
 
 def test_the_cache_is_listed_and_pruned(folder: Path, tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
     words = ["--data", str(folder / "rows.jsonl"), *SMALL]
     assert hfx("data", "prepare", *words, HFX_CACHE=cache, OMP_NUM_THREADS="1").returncode == 0
-    (tmp_path / "cache" / "rows" / "left.partial").mkdir()
+    left, own = tmp_path / "cache" / "rows" / f"{'0' * 32}.partial", tmp_path / "cache" / "thesis" / "chapters"
+    left.mkdir()
+    (own / "one.partial").mkdir(parents=True)
+    os.utime(own, (0, 0))
     listed = hfx("data", "cache", "list", HFX_CACHE=cache).stdout.splitlines()
     assert {line.split()[0] for line in listed[1:-1]} >= {"rows", "table"}
 
     assert "removed 0 folders" in hfx("data", "cache", "prune", HFX_CACHE=cache).stdout
-    assert not (tmp_path / "cache" / "rows" / "left.partial").exists()
+    assert not left.exists()
     assert "removed 0 " not in hfx("data", "cache", "prune", "--unused-days", "0", HFX_CACHE=cache).stdout
     assert "nothing in" in hfx("data", "cache", "list", HFX_CACHE=cache).stdout
+    assert (own / "one.partial").is_dir()
 
 
 def last_words(done: subprocess.CompletedProcess[str], code: int) -> str:

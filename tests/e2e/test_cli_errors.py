@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -120,3 +121,49 @@ def test_every_help_has_an_example(command: str) -> None:
     assert done.returncode == 0
     assert "Example" in done.stdout
     assert f"hfx {command}" in done.stdout.partition("Example")[2]
+
+
+# ── output that cannot be written as it is ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_closed_output_is_no_failure() -> None:
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        done = subprocess.run(f"{' '.join(MODULE)} plugins {closed}", shell=True, env=environment(), timeout=60)
+        assert done.returncode == 0, closed
+
+
+def test_a_full_disk_behind_the_output_is_said_in_a_line() -> None:
+    command = f"{' '.join(MODULE)} plugins > /dev/full"
+    done = subprocess.run(command, shell=True, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("hfx: what is printed, or a file, cannot be written: No space left on device; free")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_the_terminal_has_no_signs_for_is_escaped_and_no_failure(folder: Path) -> None:
+    (folder / "日本.yaml").write_text("steps: 3\noutput: 日本\n")
+    done = hfx("config", "show", "日本.yaml", cwd=folder, PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0, done.stderr
+    assert "output: \\u65e5\\u672c" in done.stdout
+
+
+def test_text_of_others_does_not_steer_the_terminal(folder: Path) -> None:
+    name = "a\x1b]0;owned\x07\x1b[2J\u202eb\x9bc"
+    (folder / "rows.jsonl").write_text(json.dumps({name: name, "ａ　b": "größe"}) + "\n")
+    words = ["--data", "rows.jsonl", "--bpe.vocab-size", "270", "--eval-share", "0"]
+    shown = hfx("data", "inspect", *words, cwd=folder, HFX_CACHE="cache")
+    assert shown.returncode == 0, shown.stderr
+    refused = hfx("data", "stats", *words, "--files.columns", "[nope]", cwd=folder, HFX_CACHE="cache")
+    assert refused.returncode != 0
+    for said in (shown.stdout, refused.stderr):
+        assert "\\x1b]0;owned\\x07\\x1b[2J\\u202eb\\x9bc" in said
+        assert not {"\x1b", "\x07", "\u202e", "\x9b"} & set(said)
+        assert "ａ　b" in said
+
+
+def test_a_place_that_has_no_name_in_utf_8_is_refused_before_anything_is_done(folder: Path) -> None:
+    name = os.fsdecode(b"odd\xff")
+    done = hfx("train", "--output", name, "--steps", "1", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("hfx: 'odd\\udcff' is no name in UTF-8")
+    assert not (folder / name).exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from pathlib import Path
@@ -124,7 +125,8 @@ def test_a_damaged_config_of_a_run_is_told_on_its_page(content: bytes, said: str
 @pytest.mark.parametrize("name", ["run.yaml", "status.json", "data_report.json", "plan.json", "metrics.jsonl"])
 def test_fields_of_other_kinds_than_a_run_writes_keep_no_page_away(name: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", steps(5), status=ended("finished", 5))
-    (run / name).write_text('{"rows": 3, "lengths": {"edges": "x"}, "origins": 3, "begun": 4}')
+    said = '{"rows": 3, "lengths": {"edges": [1, 2], "counts": 5}, "origins": 3, "begun": 4, "step": "1", "resumed": 2}'
+    (run / name).write_text(said)
     assert "Checkpoints" in report(tmp_path, run).text
 
 
@@ -187,6 +189,14 @@ def test_what_the_model_wrote_is_shown_newest_first_and_is_no_markup(tmp_path: P
     assert "Step Prompt What the model wrote 8 Once <blink>upon 8 4 Once <blink>upon 4" in " ".join(page.text.split())
     assert page.tags["blink"] == 0
     assert "What happened" not in page.text
+
+
+def test_what_is_no_text_of_unicode_is_escaped_wherever_it_stands(tmp_path: Path) -> None:
+    said = {"step": 4, "event": "sample", "prompt": "a\ud83d", "text": "\udcff"}
+    run = write_run(tmp_path / "run", [*steps(4), said], status=ended("failed", 4, "no \ud800"))
+    page = report(tmp_path, run.rename(tmp_path / os.fsdecode(b"run\xff")))
+    assert "4 a\\ud83d \\udcff" in " ".join(page.text.split())
+    assert "failed no \\ud800" in " ".join(page.text.split())
 
 
 def test_a_plan_that_is_kept_beside_a_run_is_compared_with_it(tmp_path: Path) -> None:

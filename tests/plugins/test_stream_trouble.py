@@ -125,6 +125,18 @@ def test_what_will_not_work_later_either_is_one_line_at_once(server, source):
         source(None)
 
 
+def test_what_is_listed_is_asked_for_with_the_headers_and_a_refusal_is_told_at_once(server, source, monkeypatch):
+    monkeypatch.setenv("DOOR", "Bearer open-sesame")
+    put(server, "a.jsonl", jsonl(records(5)))
+    server.manners.needs = ("Authorization", "Bearer open-sesame")
+    every = f"{server.url}/*.jsonl"
+    assert len(list(source(every, headers={"Authorization": "env:DOOR"}).read())) == 5
+    began = time.monotonic()
+    with pytest.raises(RemoteError, match=r"may not be read \(401\); give what it asks for with stream.headers"):
+        source(every).fingerprint()
+    assert time.monotonic() - began < 5
+
+
 def test_headers_hold_secrets_by_name_and_stay_behind_at_redirects(server, source, monkeypatch, tmp_path):
     monkeypatch.setenv("DOOR", "Bearer open-sesame")
     url = put(server, "a.jsonl", jsonl(records(5)))
@@ -135,6 +147,9 @@ def test_headers_hold_secrets_by_name_and_stay_behind_at_redirects(server, sourc
     other.manners.needs = ("Authorization", "Bearer open-sesame")
     with pytest.raises(RemoteError, match="401"):
         source(url, headers={"Authorization": "env:DOOR"}).fingerprint()
+    with pytest.raises(DataError, match="matches no file"):
+        source(f"{server.url}/*.jsonl", headers={"Authorization": "env:DOOR"}).fingerprint()
+    assert [path for path, _ in other.requests] == ["/a.jsonl"]
     other.stop()
     with pytest.raises(ValidationError, match="'Authorization' is a secret"):
         Stream(headers={"Authorization": "Bearer open-sesame"})

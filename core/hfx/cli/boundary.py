@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from hfx.cli import tracebacks
+from hfx.cli.terminal import plain
 from hfx.cli.usage import explain
 from hfx.errors import HfxError, IncompatibleError
 from hfx.redact import redacted, redacting, trace
@@ -29,15 +31,30 @@ def guarded(arguments: Sequence[str]) -> int:
         return answer()
     try:
         with redacting():
-            code = _attempt(arguments)
-            sys.stdout.flush()
+            return _flushed(_attempt(arguments))
     except BrokenPipeError as error:
         if not _stdout_is_closed():
             return _tell(error, *told(error))
-        # The interpreter flushes stdout once more when it exits; give it something that takes the flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _take_the_last_flush()
         return BROKEN_PIPE
+
+
+def _flushed(code: int) -> int:
+    """Return the exit code once all that was printed is written."""
+    try:
+        if sys.stdout is not None:  # it was closed before the process began
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _take_the_last_flush()
+        return _tell(error, *told(error))
     return code
+
+
+def _take_the_last_flush() -> None:
+    # The interpreter flushes stdout once more when it exits; give it something that takes the flush.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _attempt(arguments: Sequence[str]) -> int:
@@ -64,6 +81,8 @@ def told(error: BaseException) -> tuple[str, int]:
         return "interrupted", INTERRUPTED
     if isinstance(error, OSError) and error.filename is not None and not isinstance(error, BrokenPipeError):
         return _short(redacted(f"'{error.filename}': {error.strerror}; look at that path and its rights")), 1
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"what is printed, or a file, cannot be written: {error.strerror}; free space", 1
     return _short(redacted(_bug(error))), 1
 
 
@@ -94,7 +113,7 @@ def _tell(error: BaseException, text: str, code: int) -> int:
         click.echo(trace(error), err=True, nl=False)
     # Several problems of plugins are a line each, and each reads alone.
     each = text.splitlines() if isinstance(error, IncompatibleError) else [text]
-    click.echo("\n".join(f"hfx: {line}" for line in each), err=True)
+    click.echo(plain("\n".join(f"hfx: {line}" for line in each)), err=True)
     return code
 
 

@@ -15,6 +15,7 @@ from hfx.cli.run_command import RunCommand
 from hfx.cli.shown import to_stdout
 from hfx.data_lines import no_example
 from hfx.errors import DataError
+from hfx.figures import line_of
 
 if TYPE_CHECKING:
     from hfx.order import GlobalBatch, Sequence
@@ -73,9 +74,9 @@ def _ledger(run: Run, step: int, batch: GlobalBatch) -> tuple[str, bool]:
     """Return what the ledger says of a step, and whether that is no contradiction."""
     ledger = Path(run.output) / LEDGER
     digest = batch.digest()
-    for line in ledger.read_text().splitlines() if ledger.is_file() else ():
-        recorded = json.loads(line)
-        if recorded["step"] == step:
+    for line in ledger.read_text(encoding="utf-8", errors="replace").splitlines() if ledger.is_file() else ():
+        recorded = line_of(line)  # the last one of a killed run may be torn
+        if recorded and recorded["step"] == step and "rows" in recorded:
             same = recorded["rows"] == digest
             return f"rows {digest}: {'as' if same else 'NOT as'} the ledger of '{run.output}' recorded", same
     return f"rows {digest}", True

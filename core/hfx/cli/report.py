@@ -45,8 +45,11 @@ def command(runs: tuple[Path, ...], output: Path | None) -> None:
 
     text = page(list(dict.fromkeys(runs)))
     partial = target.with_name(f"{target.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(target)
+    try:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
     click.echo(f"report: {target}")
 
 

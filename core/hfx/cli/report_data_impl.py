@@ -70,7 +70,9 @@ def _lengths(report: dict[str, Any]) -> list[dict[str, Any]]:
     lengths = report.get("lengths")
     if not isinstance(lengths, dict):
         return []
-    edges, counts = lengths.get("edges") or [], lengths.get("counts") or []
+    edges, counts = lengths.get("edges"), lengths.get("counts")
+    if not isinstance(edges, list) or not isinstance(counts, list):
+        return []
     return [
         {"from": low, "to": high - 1, "count": count}
         for low, high, count in zip(edges, edges[1:], counts, strict=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import click
+
+from hfx.cli.terminal import plain
 
 
 def figure(value: Any, form: str = ".4g") -> str:
@@ -77,6 +78,5 @@ def event(line: dict[str, Any]) -> str:
 
 
 def to_stdout(line: str) -> None:
-    """Print a line; what a text holds that the terminal's encoding lacks is escaped."""
-    encoding = sys.stdout.encoding or "utf-8"
-    click.echo(line.encode(encoding, "backslashreplace").decode(encoding))
+    """Print a line; what of a text the terminal's encoding lacks, or would steer the terminal, is escaped."""
+    click.echo(plain(line))

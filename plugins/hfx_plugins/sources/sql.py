@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Argument = str | int | float | bool
 _SECRET = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
-_WITH_PASSWORD = re.compile(r"://[^/@:]*:[^/@]+@|\bpassword\s*=", re.IGNORECASE)
+_WITH_PASSWORD = re.compile(r"://[^/@:]*:[^/@]+@|\b\w*(passw(or)?d|pwd)\s*=", re.IGNORECASE)
 _IDENTIFIERS = re.compile(r"\s*[\w.]+(\s+(asc|desc))?(\s*,\s*[\w.]+(\s+(asc|desc))?)*\s*", re.IGNORECASE)
 _TABLE = re.compile(r"[\w.]+")
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from hfx import Run
 
 Argument = str | int | float | bool
-_SECRET = re.compile(r"pass|secret|token|key|auth|credential|signature|cookie", re.IGNORECASE)
+_SECRET = re.compile(r"pass|pwd|secret|token|key|auth|credential|signature|cookie|sas|connection", re.IGNORECASE)
+_WITH_SECRET = re.compile(r"(key|signature|passw(or)?d|pwd|secret|token)\s*=|://[^/@:]*:[^/@]+@", re.IGNORECASE)
 
 
 class Stream(Plugin):
@@ -63,7 +64,8 @@ class Stream(Plugin):
     @classmethod
     def _no_secrets(cls, value: dict[str, Argument]) -> dict[str, Argument]:
         for name, given in value.items():
-            if _SECRET.search(name) and isinstance(given, str) and not given.startswith("env:"):
+            secret = _SECRET.search(name) or _WITH_SECRET.search(str(given))
+            if secret and isinstance(given, str) and not given.startswith("env:"):
                 raise ValueError(f"'{name}' is a secret; put it into an environment variable, give 'env:NAME'")
         return value
 

@@ -52,8 +52,11 @@ class Marks:
             return
         self._marks[mark.row] = mark
         for number, file in enumerate(self._files):
-            if number == 0 or file.parent.parent.is_dir():
+            if number == 0:
                 self._append(file, mark)
+            elif file.parent.parent.is_dir():
+                with suppress(PermissionError):  # a look at another's run; marks there only spare reading
+                    self._append(file, mark)
 
     def _append(self, file: Path, mark: Mark) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -214,8 +214,13 @@ def filesystem(url: str, access: Access) -> tuple[Any, str]:
     """Return fsspec's file system for an address, and the path in it."""
     import fsspec
 
+    options = access.options()
+    if access.headers and url.startswith(("http://", "https://")):
+        # A redirect, to another host perhaps, must not carry them along: it is not followed.
+        headers = {name: str(_revealed(value)) for name, value in access.headers}
+        options |= {"client_kwargs": {"headers": headers}, "allow_redirects": False}
     try:
-        fs, path = fsspec.core.url_to_fs(url, **access.options())
+        fs, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         known = "aiohttp" in str(error)
         hint = "pip install 'hfx[stream]'" if known else "install the package of that file system"
@@ -244,6 +249,11 @@ def failed(url: str, error: BaseException) -> Exception:
         return DataError(f"'{url}' does not exist, or is no file; look at 'data'")
     if isinstance(error, PermissionError):
         return RemoteError(f"'{url}' may not be read: {_one_line(error)}; give what it asks for with stream.storage")
+    status = getattr(error, "status", None)  # of a web server's answer
+    if status in (401, 403):
+        return RemoteError(f"'{url}' may not be read ({status}); give what it asks for with stream.headers")
+    if isinstance(status, int) and 400 <= status < 500 and status not in TEMPORARY:
+        return RemoteError(f"'{url}' is refused ({status}); look at the address")
     return Trouble(_reason(error))
 
 
