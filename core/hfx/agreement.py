@@ -74,7 +74,9 @@ def _text(run: Run) -> str:
     from hfx.written import to_yaml
 
     versions = [f"{active}\n" for active in run.active]
-    return "".join(versions) + to_yaml(run.resolved) + f"output: {run.output}\n"
+    # Whoever starts later says `resume: auto`, and the ranks go on from the same checkpoint anyway.
+    lines = [line for line in to_yaml(run.resolved).splitlines(keepends=True) if not line.startswith("resume:")]
+    return "".join([*versions, *lines, f"output: {run.output}\n"])
 
 
 def _difference(first: str, own: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfx.blame import ran_out
-from hfx.claim import NO_RUN, claimed
+from hfx.claim import claimed, leave_nothing
 from hfx.collective import explained, of_ranks
 from hfx.errors import ConfigError, DeviceMemoryError, HfxError, StorageError
 from hfx.halving import follow
@@ -94,7 +93,7 @@ def execute(resolved: Resolved, argv: Sequence[str] = (), micro_batch_size: int 
     from hfx.run import Run
 
     quieten()
-    world = world_from()
+    world = world_from(machines=resolved.config.nnodes)
     run = Run(resolved, output_of(resolved, world), world)
     run.smaller = micro_batch_size
     for note in resolved.notes if _tells(run) else ():
@@ -229,8 +228,8 @@ def _take_back(run: Run) -> None:
     """Remove what was written of a run that ended before its first step, so that it can be begun again."""
     for name in (RUN_FILE, REPORT_FILE, STATUS_FILE, "metrics.jsonl"):  # the last may have events, and no step
         (run.output / name).unlink(missing_ok=True)
-    if {file.name for file in run.output.iterdir()} <= NO_RUN:
-        shutil.rmtree(run.output)
+    if LAUNCHED not in os.environ:  # else the launcher does, which still needs the folder
+        leave_nothing(run.output)
 
 
 def _write_report(run: Run) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -19,6 +19,20 @@ _PATIENCE = 0.5
 _HELD = {errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK}
 NO_RUN = frozenset({LOCK_FILE, LOGS})
 """What a folder may hold that holds no run: it is there before the run is checked."""
+
+
+def leave_nothing(output: Path) -> None:
+    """Remove what a start left that never became a run: lock, ranks' logs, and the folders where they are empty then.
+
+    What others put there stays, and so does the folder of a run.
+    """
+    if not output.is_dir() or {file.name for file in output.iterdir()} - NO_RUN:
+        return
+    for file in (*(output / LOGS).glob("rank-*.log"), output / LOCK_FILE):
+        file.unlink(missing_ok=True)
+    for folder in (output / LOGS, output):
+        with suppress(OSError):  # it holds something, or another rank removed it
+            folder.rmdir()
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 launcher                                     each process, with RANK, WORLD_SIZE, MASTER_ADDR ... set
 job = Job.of(run)          -> job.json  ->   python -m hfx.job FOLDER, or `Job.read(folder).run()`
-job.ended(folder)          <-  result.json, or failure-RANK.json
+result(folder)             <-  result.json, result-RANK.json on other machines, or failure-RANK.json
 """
 
 from __future__ import annotations
@@ -168,15 +168,15 @@ def failures(folder: Path) -> list[Failure]:
 
 
 def forget_failures(folder: Path) -> None:
-    """Forget the failures of an earlier attempt."""
-    for path in folder.glob("failure-*.json"):
+    """Forget how an earlier attempt ended."""
+    for path in (*folder.glob("failure-*.json"), *folder.glob("result*.json")):
         path.unlink()
 
 
 def result(folder: Path, output: Path) -> RunResult:
-    """Return how the run stands, as its main process wrote it; no more than its folder where that is elsewhere."""
-    path = folder / RESULT_FILE
-    if not path.is_file():
+    """Return how the run stands, as its main process wrote it, or the first one here where that is elsewhere."""
+    path = next((path for path in (folder / RESULT_FILE, *folder.glob("result-*.json")) if path.is_file()), None)
+    if path is None:
         return RunResult(output, {}, 0)
     values = json.loads(path.read_text(encoding="utf-8"))
     return RunResult(output, values["metrics"], values["step"], values["stopped"])
@@ -189,15 +189,17 @@ def main(folder: Path) -> int:
     from hfx.launch import world_from
 
     _end_with_launcher()
-    rank = world_from().rank
+    world = world_from()
+    rank = world.rank
     job = Job.read(folder)
     try:
         if rank:
             _write_to(Path(job.config["output"]) / LOGS / f"rank-{rank}.log")
         ended = job.run()
-        if rank == 0:
+        if world.local_rank == 0:
             values = {"metrics": ended.metrics, "step": ended.step, "stopped": ended.stopped}
-            (folder / RESULT_FILE).write_text(json.dumps(values), encoding="utf-8")
+            name = f"result-{rank}.json" if rank else RESULT_FILE
+            (folder / name).write_text(json.dumps(values), encoding="utf-8")
     except BaseException as error:  # noqa: BLE001 - the outermost boundary of this process; the launcher tells it
         Failure.of(error, rank).write(folder)
         if rank or tracebacks.wanted():

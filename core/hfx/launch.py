@@ -30,16 +30,19 @@ class StoppedWaiting(Exception):  # noqa: N818  reads as what happened
     """The run was told to end while it waited for a block of a stream."""
 
 
-def world_from(environment: MutableMapping[str, str] = os.environ) -> World:
+def world_from(environment: MutableMapping[str, str] = os.environ, machines: str = "1") -> World:
     """Return this process's place, from what torchrun, accelerate or Slurm set.
 
-    Under Slurm's `srun` it sets the variables that torch reads (RANK, MASTER_ADDR, ...), too.
+    Under Slurm's `srun` it sets the variables that torch reads (RANK, MASTER_ADDR, ...), too; but not in a shell that
+    was opened, nor where each of several `machines` (`nnodes`) has a task, which is to start the ranks there.
 
     Raises:
         UsageError: the variables contradict each other.
     """
     if "RANK" not in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        environment.update(_from_slurm(environment))
+        starts_ranks = machines != "1" and one_task_a_node(environment)
+        if not starts_ranks and not ("SLURM_PTY_PORT" in environment and os.isatty(0)):
+            environment.update(_from_slurm(environment))
     try:
         rank, size, local = (
             int(environment.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
@@ -51,11 +54,19 @@ def world_from(environment: MutableMapping[str, str] = os.environ) -> World:
     return World(rank, size, local)
 
 
+def one_task_a_node(environment: Mapping[str, str] = os.environ) -> bool:
+    """Say whether `srun` started this task, and one on each of its nodes."""
+    tasks = environment.get("SLURM_STEP_NUM_TASKS")
+    return tasks is not None and tasks == environment.get("SLURM_STEP_NUM_NODES")
+
+
 def _from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
     """Return torch's variables for a task that `srun` started; a batch script itself is no such task."""
     first = re.match(r"([^,\[]+)(?:\[(\d+))?", environment["SLURM_STEP_NODELIST"])
     assert first is not None, "a list of nodes begins with one"
-    port = 20_000 + int(environment.get("SLURM_JOB_ID", "0")) % 20_000
+    job, step = (environment.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    # Two steps of one job may run side by side; above are the ports that systems give away.
+    port = 20_000 + (int(job) * 8 + (int(step) if step.isdecimal() else 0)) % 12_000
     return {
         "RANK": environment["SLURM_PROCID"],
         "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
@@ -74,7 +85,7 @@ def stopping_on_signals(run: Run) -> Iterator[None]:
 
     def request(number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if name == "SIGINT" and run.signalled:
+        if name == "SIGINT" and (run.signalled or run.stopping):
             raise KeyboardInterrupt
         run.request_stop(name)
 

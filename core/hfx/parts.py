@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from hfx.errors import DataError, PluginError
+from hfx.errors import DataError, IncompatibleError, PluginError
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,21 @@ PARTS = ("source", "rows", "tokenizer", "task", "table", "sampler", "batcher", "
 """The order in which the parts of a run come into being; each may read only those before it."""
 
 _HOOKS = {"rows": "hfx_source", "table": "hfx_task"}
+
+
+def device_index(local_rank: int, visible: int) -> int:
+    """Return which of the devices that a rank sees is its own: the one there is, where a scheduler shows it no other.
+
+    Raises:
+        IncompatibleError: there are more ranks on the machine than devices.
+    """
+    own = visible == 1 and "SLURM_STEP_NUM_TASKS" in os.environ
+    if local_rank >= visible and not own:
+        raise IncompatibleError(
+            f"rank {local_rank} of this machine finds {visible} devices; start as many ranks as there are "
+            f"('--nproc {visible}', or 'auto')"
+        )
+    return 0 if own else local_rank
 
 
 class Parts:
@@ -90,7 +106,8 @@ class Parts:
 
         if not torch.accelerator.is_available():
             return torch.device("cpu")
-        return torch.device(str(torch.accelerator.current_accelerator()), self.world.local_rank)
+        index = device_index(self.world.local_rank, torch.accelerator.device_count())
+        return torch.device(str(torch.accelerator.current_accelerator()), index)
 
     @cached_property
     def store(self) -> Store:

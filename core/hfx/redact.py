@@ -150,11 +150,8 @@ def redacting() -> Iterator[None]:
 
 def redact_streams() -> None:
     """Let all that is printed go through the redactor from now on, in a process that ends with its work."""
-    # A stream that was closed before the process began is None, and nothing is printed there.
-    if sys.stdout is not None:
-        sys.stdout = cast("TextIO", RedactedStream(sys.stdout, forms=False))
-    if sys.stderr is not None:
-        sys.stderr = cast("TextIO", RedactedStream(sys.stderr, forms=True))
+    sys.stdout = cast("TextIO", RedactedStream(sys.stdout, forms=False))
+    sys.stderr = cast("TextIO", RedactedStream(sys.stderr, forms=True))
 
 
 def redact_logs() -> None:

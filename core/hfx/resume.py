@@ -15,6 +15,7 @@ from hfx.launch import LAUNCHED
 
 if TYPE_CHECKING:
     from hfx.checkpoint import Checkpoint
+    from hfx.config import RunConfig
     from hfx.protocols import World
     from hfx.resolve import Resolved
     from hfx.run import Run
@@ -52,7 +53,7 @@ def output_of(resolved: Resolved, world: World) -> Path:
     except UnicodeEncodeError:
         what = f"{str(output)!a} is no name in UTF-8, which the files of a model need"
         raise ConfigError(f"{what}; choose another '--output'") from None
-    if config.resume == "never" and (output / RUN_FILE).exists() and not _restarted():
+    if config.resume == "never" and (output / RUN_FILE).exists() and not (_restarted() or _joins(config, output)):
         raise ConfigError(f"'{output}' holds a run; go on with '--resume auto', or choose another '--output'")
     if output.is_dir() and not (output / RUN_FILE).exists() and any(map(_of_others, output.iterdir())):
         raise ConfigError(f"'{output}' holds other things and no run; choose another '--output'")
@@ -89,6 +90,13 @@ def _of_others(file: Path) -> bool:
 def _restarted() -> bool:
     """Return whether a launcher of hfx has looked already, or one started these processes again: the run goes on."""
     return LAUNCHED in os.environ or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def _joins(config: RunConfig, output: Path) -> bool:
+    """Return whether this machine comes to a run that others are at, and that takes in more."""
+    from hfx.run_folder import RunFolder
+
+    return ":" in config.nnodes and RunFolder(output).standing().how == "running"
 
 
 def checkpoint_of(run: Run) -> Checkpoint | None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _SIGNALLED = 1_000_000
 """Outweighs the wishes of any number of ranks when they are added up."""
+_REQUEUED = _SIGNALLED * 1_000_000
+"""Outweighs other signals, and is told from them: a run that SIGUSR1 ended is to be queued again."""
 
 
 class Run(Parts):
@@ -181,7 +183,8 @@ class Run(Parts):
         self.epoch = self.order.epoch_at(batch.next, self.streams)
         self._stopping = self._stopping or stop_code > 0
         if stop_code >= _SIGNALLED:
-            self._follow_signal()
+            ended = stop_code % _REQUEUED >= _SIGNALLED
+            self._follow_signal("SIGTERM" if ended else "SIGUSR1")
 
     def evaluate(self) -> dict[str, float]:
         """Evaluate, log it, tell the listeners, and return the figures; `{}` without evaluation rows."""
@@ -294,6 +297,8 @@ class Run(Parts):
 
     def request_stop(self, reason: str) -> None:
         """Ask for the end of the run; all ranks agree at the step's boundary, save, and stop. Signals come first."""
+        if self._stopping:
+            return  # what they agreed on decides what all do next
         if self._stop is None or (reason in STOP_SIGNALS and not self.signalled):
             self._stop = reason
 
@@ -320,9 +325,9 @@ class Run(Parts):
         self._stopping = True
         self._follow_signal()
 
-    def _follow_signal(self) -> None:
+    def _follow_signal(self, name: str = "SIGTERM") -> None:
         if self._stop not in STOP_SIGNALS:
-            self._stop = "SIGTERM"  # another rank was told to end, and all of them have to end alike
+            self._stop = name  # another rank was told to end, and all of them have to end alike
 
     def stop_now(self, reason: str) -> None:
         """End the run at this step: for a loop, where all ranks decided alike; `request_stop` lets them agree."""
@@ -331,7 +336,9 @@ class Run(Parts):
 
     @property
     def stop_code(self) -> int:
-        """What this rank adds to the agreement: 0, 1 for a plugin's wish, more for a signal."""
+        """What this rank adds to the agreement: 0, 1 for a plugin's wish, more for a signal, most for SIGUSR1."""
+        if self._stop == "SIGUSR1":
+            return _REQUEUED
         return 0 if self._stop is None else _SIGNALLED if self.signalled else 1
 
     @property

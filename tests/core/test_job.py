@@ -9,6 +9,7 @@ import pytest
 from hfx import errors
 from hfx.job import Failure, Job, failures, forget_failures, result
 from hfx.launch import world_from
+from hfx.parts import device_index
 from hfx.protocols import World
 from hfx.run import Run
 from resolving import go
@@ -78,7 +79,39 @@ def test_tasks_of_srun_are_given_the_variables_of_torch() -> None:
     slurm = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "20007",
              "SLURM_STEP_NODELIST": "node[03-05,09],other"}  # fmt: skip
     assert world_from(slurm) == World(5, 8, 1)
-    assert (slurm["MASTER_ADDR"], slurm["MASTER_PORT"]) == ("node03", "20007")
+    assert (slurm["MASTER_ADDR"], slurm["MASTER_PORT"]) == ("node03", "24056")
+
+
+def test_steps_of_one_slurm_job_meet_at_ports_of_their_own() -> None:
+    task = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": "n1"}
+    steps = [task | {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": str(step)} for step in range(4)]
+    for step in steps:
+        world_from(step)
+    ports = {int(step["MASTER_PORT"]) for step in steps}
+    assert len(ports) == 4
+    assert all(1024 < port < 32_768 for port in ports)
+
+
+def test_a_task_on_each_node_starts_the_ranks_of_its_machine_where_several_machines_are_asked_for() -> None:
+    task = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0",
+            "SLURM_STEP_NODELIST": "n[1-2]"}  # fmt: skip
+    assert world_from(dict(task), machines="2") == World()
+    assert world_from(dict(task)) == World(1, 2, 0)
+    assert world_from(task | {"SLURM_STEP_NUM_NODES": "1"}, machines="2") == World(1, 2, 0)
+
+
+@pytest.mark.parametrize(("local_rank", "visible", "index"), [(0, 1, 0), (3, 8, 3)])
+def test_a_rank_takes_the_device_of_its_number(local_rank: int, visible: int, index: int) -> None:
+    assert device_index(local_rank, visible) == index
+
+
+def test_a_rank_takes_the_one_device_that_slurm_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(errors.IncompatibleError, match=r"rank 3 of this machine finds 1 devices.*'--nproc 1'"):
+        device_index(3, 1)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    assert device_index(3, 1) == 0
+    with pytest.raises(errors.IncompatibleError, match="finds 2 devices"):
+        device_index(3, 2)
 
 
 @pytest.mark.parametrize("listed", ["gpu-a1", "gpu-a1,gpu-a2", "gpu-a[1-4]"])

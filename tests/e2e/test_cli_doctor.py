@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from command_line import environment, hfx, imported_by
+from hfx.cgroups import allowed, limits
 from hfx.cli.doctor import NAMES
-from hfx.cli.doctor_machine_impl import allowed, limits
 from toy_packages import LISTENER, OPTIMIZER, toy_package
 
 Lines = list[dict[str, str]]

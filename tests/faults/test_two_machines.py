@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -124,6 +125,20 @@ def test_a_link_cut_for_good_ends_both_with_an_error_that_names_the_trouble(
     assert all("rank" in line or "lost the way to '10.77.0.1" in line for line in told), told
 
 
+@pytest.mark.parametrize("told", [0, 1], ids=["where they meet", "elsewhere"])
+def test_a_machine_that_is_told_to_queue_again_saves_with_the_others_and_all_say_so(
+    told: int, folder: Path, machines: tuple[Machine, Machine]
+) -> None:
+    output = f"requeued-{told}"
+    processes = started(folder, machines, output, "--steps", "100000")
+    wait_for_step(folder / output, 3)
+    processes[told].send_signal(signal.SIGUSR1)
+    outcomes = ended(processes, 100)
+    assert [code for code, _ in outcomes] == [75, 75], outcomes
+    steps = [int(path.name[5:13]) for path in (folder / output / "checkpoints").glob("step-*")]
+    assert len(ledger(folder / output).splitlines()) == max(steps)
+
+
 @pytest.mark.slow
 def test_a_link_that_is_cut_and_comes_back_lets_the_run_go_on_from_its_checkpoint(
     folder: Path, machines: tuple[Machine, Machine]
@@ -146,7 +161,7 @@ def test_a_machine_that_leaves_is_done_without_and_taken_in_again(
     folder: Path, machines: tuple[Machine, Machine]
 ) -> None:
     words = ("--steps", "300", "--save-every", "5", "--keep", "3", "--auto-backend.timeout-minutes", "0.2")
-    words = (*words, "--resume", "auto", "--plugin", "paced")
+    words = (*words, "--plugin", "paced")  # the same command on each, whenever it comes
     trained(folder, "all along", "--steps", "300", "--save-every", "5")
     first, second = started(folder, machines, "elastic", *words, nnodes="1:2")
     wait_for(folder, 10, processes=2)

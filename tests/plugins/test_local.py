@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from command_line import MODULE, environment, hfx
 from hfx import Plugin, hookimpl
 from hfx.api import train
 from hfx.errors import IncompatibleError
+from hfx_plugins.launchers.address_impl import own_address
 from ranks import SMALL, assert_same_run, distance, folder_of_rows, ledger, metrics, trained
 
 
@@ -123,6 +125,66 @@ def test_a_run_that_is_refused_leaves_nothing(folder: Path) -> None:
     assert not (folder / "refused").exists()
 
 
+def test_what_fails_before_the_first_step_is_told_as_one_process_tells_it(folder: Path) -> None:
+    (folder / "prompts.yaml").write_text("plugins: {samples: {prompts: ['']}}")
+    words = ("train", "prompts.yaml", *SMALL)
+    told = {}
+    for nproc in ("1", "2"):
+        done = hfx(*words, "--output", "unbegun", "--nproc", nproc, cwd=folder, HFX_CACHE=str(folder / "cache"))
+        told[nproc] = done.returncode, re.sub(r"rank \d: ", "", done.stderr.splitlines()[-1])
+        assert not (folder / "unbegun").exists()
+    assert told["1"] == told["2"] == (2, "hfx: '' of 'samples.prompts' has no tokens; give some text")
+
+
+def test_a_run_that_is_refused_leaves_what_others_wrote_beside_its_logs(folder: Path) -> None:
+    mine = folder / "shared" / "logs" / "slurm-17.out"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    words = ("train", "--data", "nothing.jsonl", "--output", "shared")
+    for nproc in ("1", "2"):
+        done = hfx(*words, "--nproc", nproc, cwd=folder, HFX_CACHE=str(folder / "cache"))
+        assert done.returncode in (1, 2)
+        assert [file.name for file in mine.parent.iterdir()] == ["slurm-17.out"]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda sent: sent.name)
+def test_a_machine_that_waits_for_others_can_be_told_to_end(sent: signal.Signals, folder: Path) -> None:
+    words = [*SMALL, "--output", "waiting", "--nnodes", "2", "--rdzv", f"127.0.0.1:{free_port()}"]
+    process = subprocess.Popen(
+        [*MODULE, "train", *words], cwd=folder, env=environment(HFX_CACHE=str(folder / "cache")),
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not any(one.status == "LISTEN" for one in psutil.Process(process.pid).net_connections()):
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(sent)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 75}[sent.name], said
+    assert f"hfx: this machine was told to end by {sent.name} and had no step to finish; run it again" in said
+    assert not (folder / "waiting").exists()
+
+
+def test_a_run_from_python_leaves_the_environment_as_it_was(folder: Path) -> None:
+    code = (
+        "import os, hfx\n"
+        "before = dict(os.environ)\n"
+        "given = dict(data='rows.jsonl', nproc=2, steps=1, seq_length=48, batch_size=2)\n"
+        "given |= {'bpe.vocab_size': 280, 'scratch.hidden_size': 32, 'scratch.layers': 1, 'scratch.heads': 4}\n"
+        "config = {key: value for key, value in given.items() if '.' not in key}\n"
+        "config['plugins'] = {'bpe': {'vocab_size': 280}, 'scratch': {'hidden_size': 32, 'layers': 1, 'heads': 4}}\n"
+        "hfx.train(config, output='python')\n"
+        "assert 'HFX_JOB' not in os.environ, os.environ['HFX_JOB']\n"
+        "try:\n"
+        "    hfx.train(config, output='python')\n"
+        "except hfx.HfxError as error:\n"
+        "    print('refused:', error)\n"
+    )
+    env = environment(HFX_CACHE=str(folder / "cache"))
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, check=True)
+    assert "refused: 'python' holds a run; go on with" in done.stdout
+
+
 class Given(Plugin):
     """An object, and no entry point."""
 
@@ -204,6 +266,16 @@ def test_tasks_of_srun_are_ranks(folder: Path) -> None:
     assert_same_run(folder / "whole", folder / "tasks")
 
 
+def test_one_task_on_each_node_and_a_number_of_processes_is_refused_where_nobody_says_where_they_meet(
+    folder: Path,
+) -> None:
+    task = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
+            "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": free_port()}  # fmt: skip
+    [(code, said)] = by_hand(folder, "tasks-and-processes", [task], ["--nproc", "2"])
+    assert code == 2
+    assert "srun started one task on each node, and 'nproc' is 2; let it start all of them" in said
+
+
 @pytest.mark.slow
 def test_accelerate_launches_it_and_is_not_let_to_promise_an_engine(folder: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines",
@@ -219,6 +291,37 @@ def test_accelerate_launches_it_and_is_not_let_to_promise_an_engine(folder: Path
     assert (
         "'accelerate launch' was told to use DeepSpeed, and this run would not; add '--plugin zero'" in refused.stderr
     )
+
+
+def test_threads_that_are_asked_for_are_those_of_a_run_in_this_process() -> None:
+    code = (
+        "import torch\n"
+        "from types import SimpleNamespace as Of\n"
+        "from hfx import World\n"
+        "from hfx_plugins.launchers.local import Local\n"
+        "run = Of(world=World(), config=Of(nproc=1, nnodes='1'))\n"
+        "print(Local(threads=5).hfx_launch(run=run, main=lambda run: torch.get_num_threads()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "5\n"
+
+
+def test_a_machine_whose_own_name_leads_to_itself_alone_is_where_the_others_meet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def named(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (host if host[0].isdigit() else "127.0.1.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", named)
+    own = own_address("myself")
+    assert own.is_meeting
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            assert own.address == probe.getsockname()[0] != "127.0.0.1"
+        except OSError:  # this machine has no way out
+            assert own.address == "127.0.0.1"
+    assert own_address("127.0.0.1").address == "127.0.0.1"
 
 
 def test_threads_are_shared_out(folder: Path) -> None:

@@ -29,6 +29,7 @@ def guarded(arguments: Sequence[str]) -> int:
         from hfx.cli.completion import answer
 
         return answer()
+    _open_what_is_closed()
     try:
         with redacting():
             return _flushed(_attempt(arguments))
@@ -39,11 +40,23 @@ def guarded(arguments: Sequence[str]) -> int:
         return BROKEN_PIPE
 
 
+def _open_what_is_closed() -> None:
+    """Let nothing take what is printed where the output was closed before the process began.
+
+    The next file that is opened would have its number, and be printed into by libraries that know the number alone.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            opened = open(os.devnull, mode)  # noqa: SIM115  for as long as the process lives
+            if opened.fileno() != number:
+                os.dup2(opened.fileno(), number)
+            setattr(sys, name, opened)
+
+
 def _flushed(code: int) -> int:
     """Return the exit code once all that was printed is written."""
     try:
-        if sys.stdout is not None:  # it was closed before the process began
-            sys.stdout.flush()
+        sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:

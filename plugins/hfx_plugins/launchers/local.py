@@ -26,8 +26,18 @@ class Local(Plugin):
     @hookimpl
     def hfx_check(self, run: Run) -> Iterator[Problem]:
         """Report what several machines need."""
+        from hfx.launch import one_task_a_node
+
         config = run.config
         if run.world.size > 1:
+            if config.nproc != 1 and one_task_a_node():
+                yield Problem(
+                    f"srun started one task on each node, and 'nproc' is {config.nproc}; let it start all of them "
+                    "('--ntasks-per-node'), or say where these are to meet: '--nnodes' and '--rdzv HOST:PORT'"
+                )
+            elif config.nproc != 1 or config.nnodes != "1":
+                word = "'nproc'" if config.nproc != 1 else "'nnodes'"
+                yield Problem(f"{word} has no part: {run.world.size} processes are started already", fatal=False)
             return
         if config.nnodes != "1" and config.rdzv is None:
             yield Problem(
@@ -44,10 +54,19 @@ class Local(Plugin):
     def hfx_launch(self, run: Run, main: Callable[[Run], RunResult]) -> RunResult:
         """Call `main` here, or in the processes that are started, and return how the run ended."""
         if run.world.size > 1 or (run.config.nproc == 1 and run.config.nnodes == "1"):
+            self._take_threads()
             return main(run)
         from hfx_plugins.launchers.local_impl import launch, processes
 
         count = processes(run.config.nproc)
         if count == 1 and run.config.nnodes == "1":
+            self._take_threads()
             return main(run)
         return launch(run, count, self)
+
+    def _take_threads(self) -> None:
+        """Let this process compute with the threads that were asked for; those that are started are told beforehand."""
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)

@@ -19,14 +19,21 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.agent.server.api import WorkerSpec
+from torch.distributed.elastic.agent.server.api import WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
-from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters, RendezvousTimeoutError
+from torch.distributed.elastic.rendezvous import (
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousParameters,
+    RendezvousTimeoutError,
+)
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from hfx import RunResult
-from hfx.claim import LOGS, NO_RUN
+from hfx.cgroups import cores
+from hfx.claim import LOGS, leave_nothing
 from hfx.collective import expire, first_line
 from hfx.distributed import SILENCE
 from hfx.errors import CollectiveError, DeviceMemoryError, HfxError
@@ -70,16 +77,29 @@ def launch(run: Run, count: int, options: Local) -> RunResult:
                 ended = agent.run()
         except (RendezvousError, dist.DistError) as error:
             raise _lost(run.config.rdzv, options.wait_minutes, error) from error
+        except ToldToEnd as told:
+            return _told_to_end(run, told)
         if ended.is_failed():
             cause, _ = agent.cause(ended)
             if isinstance(cause, ToldToEnd):
-                print(f"hfx: {cause}", file=sys.stderr)
-                return RunResult(run.output, {}, 0, cause.signal)
+                return _told_to_end(run, cause)
             raise cause
         return result(folder, run.output)
 
 
+def _told_to_end(run: Run, told: ToldToEnd) -> RunResult:
+    print(f"hfx: {told}", file=sys.stderr)
+    return RunResult(run.output, {}, 0, told.signal)
+
+
 def _lost(place: str | None, minutes: float, error: Exception) -> CollectiveError:
+    if isinstance(error, RendezvousClosedError):
+        return CollectiveError("another machine ended the run; what that one says is the reason")
+    if isinstance(error, RendezvousConnectionError):
+        taken = "in use" in str(error)
+        what = "has that port in use" if taken else "did not answer within a minute"
+        todo = "choose another port" if taken else "start that machine first, and see that the port is open"
+        return CollectiveError(f"'{place}', where the machines meet, {what}; {todo} ({first_line(error)})")
     if isinstance(error, RendezvousTimeoutError):
         return CollectiveError(
             f"the machines did not meet at '{place}' within {minutes:g} minutes; start the same command on each, "
@@ -124,8 +144,8 @@ def _agent(run: Run, count: int, options: Local, folder: Path, own: Address) -> 
 class ToldToEnd(Exception):  # noqa: N818  reads as what happened
     """A process was told to end while it had no step to finish: it prepared, or exported."""
 
-    def __init__(self, rank: int, name: str) -> None:
-        super().__init__(f"rank {rank} was told to end by {name} and had no step to finish; run it again to go on")
+    def __init__(self, who: str, name: str) -> None:
+        super().__init__(f"{who} was told to end by {name} and had no step to finish; run it again to go on")
         self.signal = name
 
 
@@ -135,7 +155,8 @@ class Agent(LocalElasticAgent):
     def __init__(self, spec: WorkerSpec, folder: Path) -> None:
         super().__init__(spec, _NoLogs())
         self._folder = folder
-        self._told_to_end = False
+        self._told_to_end: str | None = None
+        """The signal."""
         self._smaller: int | None = None
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> AgentResult:
@@ -156,13 +177,20 @@ class Agent(LocalElasticAgent):
                 print(f"hfx: {cause}; {again}", file=sys.stderr, flush=True)
         return seen
 
+    def _end_if_told(self) -> None:
+        """End while no process is there that could save and end: this machine waits for others, or begins again."""
+        if self._told_to_end:
+            raise ToldToEnd("this machine", self._told_to_end)
+
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        self._end_if_told()
         # Torch tells once where the processes meet; a machine that comes to a later start would wait for it in vain.
         handler: Any = worker_group.spec.rdzv_handler
         handler._bootstrap_store_info = None
         super()._rendezvous(worker_group)
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        self._end_if_told()
         forget_failures(self._folder)
         # One name for this start on all machines: not every one is counted as a restart.
         store: Any = worker_group.store
@@ -198,7 +226,7 @@ class Agent(LocalElasticAgent):
             if number is signal.SIGTERM and told:
                 break
             if number.name in STOP_SIGNALS:
-                return ToldToEnd(rank, number.name), False
+                return ToldToEnd(f"rank {rank}", number.name), False
             why = "; the system does that where memory is short" if number is signal.SIGKILL else ""
             return HfxError(f"rank {rank} was ended by {number.name}{why}"), True
         if told:
@@ -214,11 +242,13 @@ class Agent(LocalElasticAgent):
             return
 
         def forward(number: int, _: FrameType | None) -> None:
-            self._told_to_end = True
-            passed = signal.SIGTERM if number == signal.SIGHUP else number
+            passed = signal.SIGTERM if number == signal.SIGHUP else signal.Signals(number)
+            self._told_to_end = passed.name
             for pid in self._pcontext.pids().values() if self._pcontext else ():
                 if psutil.pid_exists(pid):
                     os.kill(pid, passed)
+            if self._worker_group.state in (WorkerState.INIT, WorkerState.STOPPED):
+                self._end_if_told()
 
         # The agent would turn them into an exception, and kill what does not end soon.
         names = [*STOP_SIGNALS, *(["SIGHUP"] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else [])]
@@ -266,14 +296,13 @@ def _kept_if_begun(output: Path, logs: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if {file.name for file in output.iterdir()} <= NO_RUN:
-            shutil.rmtree(output)
+        leave_nothing(output)
 
 
 def _for_processes(options: Local, count: int, own: Address) -> dict[str, str]:
     """Return what the processes are to find in their environment, where the user did not say otherwise."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = {"OMP_NUM_THREADS": str(max(1, cores // count))}
+    usable, _ = cores()
+    wanted = {"OMP_NUM_THREADS": str(max(1, int(usable) // count))}
     if own.interface:
         wanted["GLOO_SOCKET_IFNAME"] = own.interface
     mine = {"TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGQUIT"}  # the agent leaves the others to `forwarding`
@@ -284,7 +313,7 @@ def _for_processes(options: Local, count: int, own: Address) -> dict[str, str]:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
+    before = {name: os.environ.get(name) for name in (*values, LAUNCHED)}
     os.environ.update(values)
     try:
         yield

@@ -24,10 +24,11 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from hfx import HfxError, RunResult
-from hfx.claim import LOGS, NO_RUN
+from hfx.claim import LOGS, leave_nothing
 from hfx.errors import CollectiveError
 from hfx.job import RESULT_FILE, Job, failures, result
 from hfx.launch import STOP_SIGNALS
+from hfx.resume import RUN_FILE
 from hfx_ray.worker import FIRST_LOG, STOP, Meeting, work
 
 if TYPE_CHECKING:
@@ -215,5 +216,6 @@ def _folder(output: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if failures(folder) and {file.name for file in output.iterdir()} <= NO_RUN:
-            shutil.rmtree(output)
+        if failures(folder) and not (output / RUN_FILE).exists():
+            shutil.rmtree(folder)
+            leave_nothing(output)

@@ -19,8 +19,9 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import clean_env
 
 from hfx import HfxError, RunResult
-from hfx.claim import LOGS, NO_RUN
+from hfx.claim import LOGS, leave_nothing
 from hfx.job import RESULT_FILE, Job, failures, result
+from hfx.resume import RUN_FILE
 from hfx_slurm.task import Task, state_of
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def launch(run: Run, options: Slurm) -> RunResult:
         number = _submit(folder, options)
     except BaseException:
         shutil.rmtree(folder)
-        _leave_nothing(run.output)
+        leave_nothing(run.output)
         raise
     log = folder / f"{number}_0_log.out"
     told = f"hfx: job {number} is submitted; it writes to '{log}', and 'scancel {number}' ends it"
@@ -151,7 +152,9 @@ def _show(log: Path, seen: int) -> int:
 def _ended(run: Run, folder: Path, number: str, state: str | None) -> RunResult:
     if told := failures(folder):
         error = told[0].error()
-        _leave_nothing(run.output)
+        if not (run.output / RUN_FILE).exists():
+            shutil.rmtree(folder)
+        leave_nothing(run.output)
         raise error
     if (folder / RESULT_FILE).is_file():
         return result(folder, run.output)
@@ -162,9 +165,3 @@ def _ended(run: Run, folder: Path, number: str, state: str | None) -> RunResult:
         )
     again = f"; go on with 'hfx train --resume {run.output}'" if (run.output / "checkpoints").exists() else ""
     raise HfxError(f"{ended} and no process said why; look into '{folder}'{again}")
-
-
-def _leave_nothing(output: Path) -> None:
-    """Remove the folder of a run that never began."""
-    if {file.name for file in output.iterdir()} <= NO_RUN:
-        shutil.rmtree(output)
