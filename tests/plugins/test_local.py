@@ -165,6 +165,17 @@ def test_a_machine_that_waits_for_others_can_be_told_to_end(sent: signal.Signals
     assert not (folder / "waiting").exists()
 
 
+def test_a_port_that_is_taken_is_told_as_one(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        words = ("train", *SMALL, "--output", "taken-port", "--nnodes", "2", "--rdzv", place)
+        done = hfx(*words, cwd=folder, HFX_CACHE=str(folder / "cache"))
+    assert done.returncode == 1
+    assert f"hfx: '{place}', where the machines meet, has that port in use; choose another port" in done.stderr
+
+
 def test_a_run_from_python_leaves_the_environment_as_it_was(folder: Path) -> None:
     code = (
         "import os, hfx\n"

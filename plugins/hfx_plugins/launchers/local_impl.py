@@ -95,11 +95,6 @@ def _told_to_end(run: Run, told: ToldToEnd) -> RunResult:
 def _lost(place: str | None, minutes: float, error: Exception) -> CollectiveError:
     if isinstance(error, RendezvousClosedError):
         return CollectiveError("another machine ended the run; what that one says is the reason")
-    if isinstance(error, RendezvousConnectionError):
-        taken = "in use" in str(error)
-        what = "has that port in use" if taken else "did not answer within a minute"
-        todo = "choose another port" if taken else "start that machine first, and see that the port is open"
-        return CollectiveError(f"'{place}', where the machines meet, {what}; {todo} ({first_line(error)})")
     if isinstance(error, RendezvousTimeoutError):
         return CollectiveError(
             f"the machines did not meet at '{place}' within {minutes:g} minutes; start the same command on each, "
@@ -109,6 +104,14 @@ def _lost(place: str | None, minutes: float, error: Exception) -> CollectiveErro
         f"this machine lost the way to '{place}', where the machines meet; look at the network, then resume "
         f"({first_line(error)})"
     )
+
+
+def _nowhere(place: str | None, error: Exception) -> CollectiveError:
+    """Return what is told where the machines cannot even begin to meet."""
+    taken = "in use" in f"{error} {error.__cause__}"
+    what = "has that port in use" if taken else "did not answer within a minute"
+    todo = "choose another port" if taken else "start that machine first, and see that the port is open"
+    return CollectiveError(f"'{place}', where the machines meet, {what}; {todo} ({first_line(error)})")
 
 
 def _agent(run: Run, count: int, options: Local, folder: Path, own: Address) -> Agent:
@@ -126,7 +129,10 @@ def _agent(run: Run, count: int, options: Local, folder: Path, own: Address) -> 
         join_timeout=int(options.wait_minutes * 60),
         is_host=own.is_meeting,
     )
-    handler = get_rendezvous_handler(parameters)
+    try:
+        handler = get_rendezvous_handler(parameters)
+    except RendezvousConnectionError as error:
+        raise _nowhere(run.config.rdzv, error) from error
     expire(int(port or PORT), SILENCE)
     spec = WorkerSpec(
         role="rank",
