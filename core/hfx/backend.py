@@ -158,9 +158,8 @@ class TorchBackend:
 
     def _empty_states(self, reader: StateReader, named: dict[str, nn.Parameter]) -> dict[str, dict[str, Any]]:
         """Return optimizer state to read into: shaped (and sharded) like the parameter where it has its shape."""
-        on_device = {
-            p for g in self.optimizer.param_groups if g.get("fused") or g.get("capturable") for p in g["params"]
-        }
+        saved = reader.values["groups"]  # whose values the groups take
+        on_device = {name for g in saved if g.get("fused") or g.get("capturable") for name in g["params"]}
         states: dict[str, dict[str, Any]] = {}
         for full in reader.names():
             if not full.startswith("optim."):
@@ -170,7 +169,7 @@ class TorchBackend:
             if shape == tuple(parameter.shape) and shape:
                 tensor: Tensor = torch.empty_like(parameter.detach(), dtype=dtype)
             else:
-                device = parameter.device if shape or parameter in on_device else torch.device("cpu")
+                device = parameter.device if shape or name in on_device else torch.device("cpu")
                 tensor = torch.empty(shape, dtype=dtype, device=device)
             states.setdefault(name, {})[key] = tensor
         return states
