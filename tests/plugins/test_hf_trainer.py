@@ -23,6 +23,7 @@ from hfx import Plugin, hookimpl
 from hfx.api import problems
 from hfx.checkpoint import candidates, step_of
 from hfx.resolve import resolve
+from hfx_plugins.guards.early_stopping import EarlyStopping
 from hfx_plugins.guards.guard import Guard
 from hfx_plugins.loops.callbacks import Callbacks
 from hfx_plugins.loops.hf_trainer import HfTrainer
@@ -184,6 +185,23 @@ def test_a_run_that_goes_back_goes_on_from_there(folder: Path, tmp_path: Path) -
     events = [json.loads(line) for line in (trainer / "metrics.jsonl").read_text().splitlines() if "event" in line]
     assert [(event["event"], event["from"], event["to"]) for event in events] == [("rollback", 5, 2)]
     assert_the_same(trainer, loop)
+
+
+def test_a_run_that_gets_no_better_ends_where_hfxs_own_loop_ends_it_and_stays_ended(
+    folder: Path, tmp_path: Path
+) -> None:
+    fields = {"eval_every": 2, "save_every": 3, "steps": 9}
+    loops = {"loop": (), "trainer": (HfTrainer(),)}
+    for name, loop in loops.items():
+        trained(CELLS["adamw"], tmp_path / name, EarlyStopping(patience=1, min_delta=100.0), *loop, **fields)
+    assert_the_same(tmp_path / "trainer", tmp_path / "loop")
+    ended = figures(tmp_path / "trainer")
+    assert ended[-1]["step"] == 4
+    trained(
+        CELLS["adamw"], tmp_path / "trainer", EarlyStopping(patience=1, min_delta=100.0), HfTrainer(),
+        **fields, resume="auto",
+    )  # fmt: skip
+    assert figures(tmp_path / "trainer") == ended
 
 
 def test_a_signal_ends_it_saved(folder: Path, tmp_path: Path) -> None:
