@@ -26,7 +26,10 @@ def leave_nothing(output: Path) -> None:
 
     What others put there stays, and so does the folder of a run.
     """
-    if not output.is_dir() or {file.name for file in output.iterdir()} - NO_RUN:
+    try:
+        if {file.name for file in output.iterdir()} - NO_RUN:
+            return
+    except (FileNotFoundError, NotADirectoryError):  # another machine was faster
         return
     for file in (*(output / LOGS).glob("rank-*.log"), output / LOCK_FILE):
         file.unlink(missing_ok=True)
