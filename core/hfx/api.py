@@ -229,7 +229,7 @@ def _take_back(run: Run) -> None:
     for name in (RUN_FILE, REPORT_FILE, STATUS_FILE, "metrics.jsonl"):  # the last may have events, and no step
         (run.output / name).unlink(missing_ok=True)
     if LAUNCHED not in os.environ:  # else the launcher does, which still needs the folder
-        leave_nothing(run.output)
+        leave_nothing(run.output, claimed_here=True)
 
 
 def _write_report(run: Run) -> None:

@@ -21,11 +21,13 @@ NO_RUN = frozenset({LOCK_FILE, LOGS})
 """What a folder may hold that holds no run: it is there before the run is checked."""
 
 
-def leave_nothing(output: Path) -> None:
+def leave_nothing(output: Path, *, claimed_here: bool = False) -> None:
     """Remove what a start left that never became a run: lock, ranks' logs, and the folders where they are empty then.
 
-    What others put there stays, and so does the folder of a run.
+    What others put there stays, and so does the folder of a run, or of one that another process is about to begin.
     """
+    if not claimed_here and held(output):
+        return
     try:
         if {file.name for file in output.iterdir()} - NO_RUN:
             return
