@@ -60,7 +60,9 @@ class ZeroBackend(DistributedBackend):
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         super().__init__(run, options.timeout_minutes)
         self._options = options
-        os.environ.setdefault("LOCAL_RANK", str(run.world.local_rank))  # DeepSpeed insists on it
+        # DeepSpeed insists on it, and accelerate takes whoever has it for a process of several.
+        self._sets_local_rank = "LOCAL_RANK" not in os.environ
+        os.environ.setdefault("LOCAL_RANK", str(run.world.local_rank))
 
     def shard(self, module: nn.Module) -> nn.Module:
         """Move the module to the device; the engine cuts it when it has the optimizer."""
@@ -333,6 +335,8 @@ class ZeroBackend(DistributedBackend):
             del self._engine, self._zero
             self._let_go()
             deepspeed.comm.destroy_process_group()  # torch's own, and what DeepSpeed remembers of it
+        if self._sets_local_rank:
+            os.environ.pop("LOCAL_RANK", None)
         super().close()
 
 
@@ -342,13 +346,14 @@ def _build_extensions() -> None:
     torch guards a build by a file, and a process that is killed meanwhile leaves it: every later one would wait for
     ever. In a folder that hfx alone builds in, under a lock that the system takes back, such a file is a leftover.
     """
-    if "TORCH_EXTENSIONS_DIR" in os.environ:
-        return  # a folder that others may be building in
     from deepspeed.comm.torch import build_shm_op
     from torch.utils.cpp_extension import get_default_build_root
 
     name = f"hfx-{sys.implementation.cache_tag}-torch-{torch.__version__}-deepspeed-{version('deepspeed')}"
     folder = Path(get_default_build_root()) / name
+    # What an earlier run of this process, or the one that started it, has set is known.
+    if os.environ.get("TORCH_EXTENSIONS_DIR", str(folder)) != str(folder):
+        return  # a folder that others may be building in
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "hfx.lock"):
