@@ -21,6 +21,8 @@ def limits(name: str, old: str, root: Path = CGROUPS, groups: Path = OWN_GROUPS)
 
 def _folders(name: str, old: str, root: Path, groups: Path) -> Iterator[tuple[Path, str]]:
     """Yield the folders of this process's cgroups, and which of two files theirs would be."""
+    if not groups.is_file():
+        return
     for line in groups.read_text().splitlines():
         _, controllers, place = line.split(":", 2)
         controller = old.partition(".")[0]

@@ -27,7 +27,11 @@ LAUNCHED = "HFX_JOB"
 
 
 class StoppedWaiting(Exception):  # noqa: N818  reads as what happened
-    """The run was told to end while it waited for a block of a stream."""
+    """The run was told to end while it waited for a block of a stream; `code` is what the ranks add up to."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 def world_from(environment: MutableMapping[str, str] = os.environ, machines: str = "1") -> World:
@@ -40,8 +44,9 @@ def world_from(environment: MutableMapping[str, str] = os.environ, machines: str
         UsageError: the variables contradict each other.
     """
     if "RANK" not in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        starts_ranks = machines != "1" and one_task_a_node(environment)
-        if not starts_ranks and not ("SLURM_PTY_PORT" in environment and os.isatty(0)):
+        tasks, nodes = (environment.get(f"SLURM_STEP_NUM_{what}") for what in ("TASKS", "NODES"))
+        starts_ranks = machines != "1" and tasks == nodes
+        if not starts_ranks and not _in_a_shell(environment):
             environment.update(_from_slurm(environment))
     try:
         rank, size, local = (
@@ -54,10 +59,21 @@ def world_from(environment: MutableMapping[str, str] = os.environ, machines: str
     return World(rank, size, local)
 
 
-def one_task_a_node(environment: Mapping[str, str] = os.environ) -> bool:
-    """Say whether `srun` started this task, and one on each of its nodes."""
-    tasks = environment.get("SLURM_STEP_NUM_TASKS")
-    return tasks is not None and tasks == environment.get("SLURM_STEP_NUM_NODES")
+def one_task_a_node(world: World, environment: Mapping[str, str] = os.environ) -> bool:
+    """Say whether `srun` started the ranks, and one on each node; torchrun's, say, may stand under such a task, too."""
+    found = [environment.get(f"SLURM_{name}") for name in ("STEP_NUM_TASKS", "STEP_NUM_NODES", "PROCID")]
+    return found == [str(world.size), str(world.size), str(world.rank)]
+
+
+def _in_a_shell(environment: Mapping[str, str]) -> bool:
+    """Say whether this process was started in a shell that `srun --pty` opened, and is no task itself."""
+    if "SLURM_PTY_PORT" not in environment or environment.get("SLURM_TASK_PID") == str(os.getpid()):
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR))  # a task of another `srun` in that shell has no terminal
+    except OSError:
+        return False
+    return True
 
 
 def _from_slurm(environment: Mapping[str, str]) -> dict[str, str]:
@@ -83,10 +99,14 @@ def stopping_on_signals(run: Run) -> Iterator[None]:
         yield
         return
 
+    interrupted = False
+
     def request(number: int, _: FrameType | None) -> None:
+        nonlocal interrupted
         name = signal.Signals(number).name
-        if name == "SIGINT" and (run.signalled or run.stopping):
+        if name == "SIGINT" and (run.signalled or interrupted):
             raise KeyboardInterrupt
+        interrupted = interrupted or name == "SIGINT"
         run.request_stop(name)
 
     before = {name: signal.signal(getattr(signal, name), request) for name in STOP_SIGNALS}

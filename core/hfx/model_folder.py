@@ -20,14 +20,17 @@ def is_exported(file: Path) -> bool:
 
 @contextmanager
 def written_anew(output: Path) -> Iterator[None]:
-    """Drop, once an export has ended, what an earlier one left in a run's model folders and this one did not write.
+    """Drop, once an export has ended, what an earlier one left in the folders it wrote to.
 
-    A model that is whole beside the adapters of another export would be loaded with them. Files of others stay.
+    A model that is whole beside the adapters of another export would be loaded with them. Files of others stay, and so
+    do folders that this export left alone.
     """
     before = _marks(output)
     yield
-    for path, mark in _marks(output).items():
-        if before.get(path) == mark:
+    after = _marks(output)
+    written = {path.parent for path, mark in after.items() if before.get(path) != mark}
+    for path, mark in after.items():
+        if path.parent in written and before.get(path) == mark:
             path.unlink()
 
 

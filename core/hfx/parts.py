@@ -44,7 +44,7 @@ def device_index(local_rank: int, visible: int) -> int:
     Raises:
         IncompatibleError: there are more ranks on the machine than devices.
     """
-    own = visible == 1 and "SLURM_STEP_NUM_TASKS" in os.environ
+    own = visible == 1 and os.environ.get("SLURM_LOCALID") == str(local_rank)
     if local_rank >= visible and not own:
         raise IncompatibleError(
             f"rank {local_rank} of this machine finds {visible} devices; start as many ranks as there are "

@@ -59,6 +59,7 @@ class Run(Parts):
         self.last_metrics: dict[str, float] = {}
         self._exit = ExitStack()
         self._stop: str | None = None
+        self._wish: str | None = None
         self._stopping = False
         self._evaluated_at = -1
         self._saved_at = -1
@@ -93,8 +94,8 @@ class Run(Parts):
                 batches, self._moved = self.order.batches(self.position), False
             try:
                 batch = next(batches, None)
-            except StoppedWaiting:
-                self._stop_here()
+            except StoppedWaiting as told:
+                self._stop_here(told.code)
                 if self.save_due():
                     self.save()
                 return
@@ -182,9 +183,7 @@ class Run(Parts):
         self._parts["position"] = batch.next
         self.epoch = self.order.epoch_at(batch.next, self.streams)
         self._stopping = self._stopping or stop_code > 0
-        if stop_code >= _SIGNALLED:
-            ended = stop_code % _REQUEUED >= _SIGNALLED
-            self._follow_signal("SIGTERM" if ended else "SIGUSR1")
+        self._follow(stop_code)
 
     def evaluate(self) -> dict[str, float]:
         """Evaluate, log it, tell the listeners, and return the figures; `{}` without evaluation rows."""
@@ -196,9 +195,9 @@ class Run(Parts):
         self.at("an evaluation")
         try:
             figures = evaluate(self)
-        except StoppedWaiting:
+        except StoppedWaiting as told:
             self._evaluated_at = before  # the resumed run makes up for it
-            self._stop_here()
+            self._stop_here(told.code)
             return {}
         self.last_metrics |= figures
         self.log({"step": self.step, "epoch": self.epoch, **figures})
@@ -299,6 +298,8 @@ class Run(Parts):
         """Ask for the end of the run; all ranks agree at the step's boundary, save, and stop. Signals come first."""
         if self._stopping:
             return  # what they agreed on decides what all do next
+        if reason not in STOP_SIGNALS:
+            self._wish = self._wish or reason
         if self._stop is None or (reason in STOP_SIGNALS and not self.signalled):
             self._stop = reason
 
@@ -311,28 +312,38 @@ class Run(Parts):
         Raises:
             StoppedWaiting: a block is missing on some rank, and some rank was told to end; all leave alike.
         """
-        told = self.stop_code >= _SIGNALLED
+        code = self.stop_code
         if self.world.size > 1:
             import torch
 
-            both = torch.tensor([missing, told], dtype=torch.float64)
-            missing, told = (bool(count) for count in self.backend.all_reduce(both))
-        if missing and told:
-            raise StoppedWaiting
+            both = self.backend.all_reduce(torch.tensor([missing, code], dtype=torch.float64))
+            missing, code = bool(both[0]), int(both[1])
+        if missing and code >= _SIGNALLED:
+            raise StoppedWaiting(code)
         return missing
 
-    def _stop_here(self) -> None:
+    def _stop_here(self, code: int) -> None:
         self._stopping = True
-        self._follow_signal()
+        self._follow(code)
 
-    def _follow_signal(self, name: str = "SIGTERM") -> None:
-        if self._stop not in STOP_SIGNALS:
-            self._stop = name  # another rank was told to end, and all of them have to end alike
+    def _follow(self, code: int) -> None:
+        """Take the reason that the ranks' codes together tell: all of them have to end alike."""
+        if code >= _SIGNALLED and not self.signalled:
+            self._stop = "SIGTERM" if code % _REQUEUED >= _SIGNALLED else "SIGUSR1"
+        elif 0 < code < _SIGNALLED and self.signalled:
+            self._stop = self._wish or "another rank asked for it"  # the signal came when that was agreed
 
     def stop_now(self, reason: str) -> None:
         """End the run at this step: for a loop, where all ranks decided alike; `request_stop` lets them agree."""
+        if self._stopping:
+            return
         self._stop = self._stop or reason
         self._stopping = True
+        if self.world.size > 1:  # a signal may have reached some of them only
+            import torch
+
+            codes = self.backend.all_reduce(torch.tensor([self.stop_code], dtype=torch.float64))
+            self._follow(int(codes))
 
     @property
     def stop_code(self) -> int:

@@ -108,10 +108,12 @@ def test_a_rank_takes_the_device_of_its_number(local_rank: int, visible: int, in
 def test_a_rank_takes_the_one_device_that_slurm_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(errors.IncompatibleError, match=r"rank 3 of this machine finds 1 devices.*'--nproc 1'"):
         device_index(3, 1)
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    monkeypatch.setenv("SLURM_LOCALID", "3")
     assert device_index(3, 1) == 0
     with pytest.raises(errors.IncompatibleError, match="finds 2 devices"):
         device_index(3, 2)
+    with pytest.raises(errors.IncompatibleError, match="rank 1 of this machine finds 1 devices"):
+        device_index(1, 1)  # one of several that such a task has started
 
 
 @pytest.mark.parametrize("listed", ["gpu-a1", "gpu-a1,gpu-a2", "gpu-a[1-4]"])

@@ -146,6 +146,7 @@ def test_what_a_run_exports_is_not_loaded_with_what_it_exported_before(folder: P
     given = ("--model", "base", "--plugin", "lora", "--lora.save", "adapters")
     run = folder / train(folder, "adapted", *given)
     (run / "model" / "README.md").write_text("mine")
+    shutil.copytree(run / "model", run / "model-before")
     assert (run / "model" / "adapter_config.json").exists()
     words = ("--resume", str(run), "--steps", "8", "--lora.save", "merged")
     done = hfx("train", *words, cwd=folder, HFX_CACHE="cache", CUDA_VISIBLE_DEVICES="")
@@ -153,6 +154,7 @@ def test_what_a_run_exports_is_not_loaded_with_what_it_exported_before(folder: P
     assert not list((run / "model").glob("adapter*"))
     assert (run / "model" / "model.safetensors").exists()
     assert (run / "model" / "README.md").read_text() == "mine"
+    assert (run / "model-before" / "adapter_config.json").exists()
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_exported(folder: Path) -> None:

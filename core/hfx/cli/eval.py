@@ -30,8 +30,8 @@ Examples:
   hfx eval my-org/classifier --data labelled.jsonl --nproc 2 --json
 """
 
-_FIELDS = {"data", "seq_length", "micro_batch_size", "num_proc", "max_bad_rows", "seed", "nproc", "nnodes", "rdzv"}
-"""The fields of a run that an evaluation has, too."""
+_FIELDS = {"data", "seq_length", "micro_batch_size", "num_proc", "max_bad_rows", "seed", "nproc"}
+"""The fields of a run that an evaluation has, too: its launcher starts processes of one machine."""
 
 
 class EvalCommand(RunCommand):

@@ -30,7 +30,7 @@ class Local(Plugin):
 
         config = run.config
         if run.world.size > 1:
-            if config.nproc != 1 and one_task_a_node():
+            if config.nproc != 1 and one_task_a_node(run.world):
                 yield Problem(
                     f"srun started one task on each node, and 'nproc' is {config.nproc}; let it start all of them "
                     "('--ntasks-per-node'), or say where these are to meet: '--nnodes' and '--rdzv HOST:PORT'"

@@ -307,7 +307,10 @@ def _kept_if_begun(output: Path, logs: Path) -> Iterator[None]:
 
 def _for_processes(options: Local, count: int, own: Address) -> dict[str, str]:
     """Return what the processes are to find in their environment, where the user did not say otherwise."""
-    usable, _ = cores()
+    try:
+        usable, _ = cores()
+    except (OSError, ValueError):  # a limit that may not be read
+        usable = os.cpu_count() or 1
     wanted = {"OMP_NUM_THREADS": str(max(1, int(usable) // count))}
     if own.interface:
         wanted["GLOO_SOCKET_IFNAME"] = own.interface

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from hfx import Run
 
 Argument = str | int | float | bool
-_SECRET = re.compile(r"pass|pwd|secret|token|key|auth|credential|signature|cookie|sas|connection", re.IGNORECASE)
+_SECRET = re.compile(
+    r"pass|pwd|secret|token|key|auth|credential|signature|cookie|connection_?str|\bsas\b", re.IGNORECASE
+)
 _WITH_SECRET = re.compile(r"(key|signature|passw(or)?d|pwd|secret|token)\s*=|://[^/@:]*:[^/@]+@", re.IGNORECASE)
 
 

@@ -216,9 +216,10 @@ def filesystem(url: str, access: Access) -> tuple[Any, str]:
 
     options = access.options()
     if access.headers and url.startswith(("http://", "https://")):
-        # A redirect, to another host perhaps, must not carry them along: it is not followed.
+        # A redirect, to another host perhaps, must not carry them along: it is not followed, and told.
         headers = {name: str(_revealed(value)) for name, value in access.headers}
-        options |= {"client_kwargs": {"headers": headers}, "allow_redirects": False}
+        client = {"headers": headers, "raise_for_status": _refuse_redirects}
+        options |= {"client_kwargs": client, "allow_redirects": False}
     try:
         fs, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
@@ -228,6 +229,14 @@ def filesystem(url: str, access: Access) -> tuple[Any, str]:
     except ValueError as error:
         raise DataError(f"'{url}' cannot be opened: {_one_line(error)}; look at the address") from error
     return fs, str(path)
+
+
+async def _refuse_redirects(response: Any) -> None:
+    if 300 <= response.status < 400:
+        from aiohttp import ClientResponseError
+
+        where = response.headers.get("Location", "elsewhere")
+        raise ClientResponseError(response.request_info, response.history, status=response.status, message=where)
 
 
 def _tag(info: dict[str, Any]) -> str:
@@ -252,6 +261,9 @@ def failed(url: str, error: BaseException) -> Exception:
     status = getattr(error, "status", None)  # of a web server's answer
     if status in (401, 403):
         return RemoteError(f"'{url}' may not be read ({status}); give what it asks for with stream.headers")
+    if isinstance(status, int) and 300 <= status < 400:
+        where = getattr(error, "message", "elsewhere")
+        return RemoteError(f"'{url}' leads to '{where}', where stream.headers are not sent; give that address")
     if isinstance(status, int) and 400 <= status < 500 and status not in TEMPORARY:
         return RemoteError(f"'{url}' is refused ({status}); look at the address")
     return Trouble(_reason(error))
