@@ -221,9 +221,9 @@ class ZeroBackend(DistributedBackend):
         if odd := sorted(saved ^ (self._shapes.keys() | buffers.keys())):
             raise StorageError(f"the checkpoint and the model differ in '{odd[0]}' and {len(odd) - 1} more parameters")
         for name, shape in self._shapes.items():
-            if reader.shape(name) != tuple(shape):
+            if reader.shape(name) != shape:
                 raise StorageError(
-                    f"'{name}' has the shape {tuple(shape)}, and {reader.shape(name)} in the checkpoint; resume with "
+                    f"'{name}' has the shape {shape}, and {reader.shape(name)} in the checkpoint; resume with "
                     "the model it was saved with"
                 )
         refuse_other_groups(self._groups, reader.values["groups"])
